@@ -1,0 +1,341 @@
+#!/usr/bin/env python3
+"""Boot a disk image as an Arm machine in QEMU: `vm.py IMAGE.qcow2`, or `with VM(image, cpu="a2") as vm`.
+
+The image itself is never written: each machine gets a fresh overlay, an ssh key of its own, a NoCloud seed, and two
+ports on loopback that lead to its ports 22 and 80. The machine ends with the `with` block, whatever happens in it.
+Knows QEMU, cloud-init's seed and ssh. Knows nothing of what is on the image: tests/image asks about that.
+"""
+
+import argparse
+import http.client
+import json
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from probe_kvm import QEMU, ProbeError, choose_accelerator, find_firmware
+
+# What the shapes look like to the kernel. AmpereOne: i8mm and bf16 but no SVE; Altra is a Neoverse N1.
+# pauth-impdef: QEMU's default pointer authentication algorithm costs a third of the emulated speed.
+CPUS = {"a2": "max,sve=off,pauth-impdef=on", "a1": "neoverse-n1", "host": "host"}
+LOGIN_USERS = ("ubuntu", "debian")  # cloud-init's default user, by distribution
+ACCELERATORS = {"kvm": "kvm", "tcg": "tcg,thread=multi,tb-size=1024"}
+SERIAL_TAIL_LINES = 40
+PROGRESS_EVERY_S = 15
+POLL_S = 1.0
+
+
+class VMError(Exception):
+    """The machine did not do what was asked in time, or ended; the message carries the console's last lines."""
+
+
+def free_ports(count: int) -> list[int]:
+    """Return so many different TCP ports that are free on loopback now."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def qemu_command(
+    workdir: Path,
+    firmware: Path,
+    *,
+    cpu: str,
+    accelerator: str,
+    cores: int,
+    memory_mb: int,
+    ssh_port: int,
+    http_port: int,
+) -> list[str]:
+    """Return the command line of one machine whose files (disk.qcow2, seed/, serial.log) are in workdir.
+
+    The disk hangs on virtio-scsi, as a paravirtualized boot volume does in Oracle Cloud, and the seed is a folder that
+    QEMU shows as a FAT disk, so no tool has to pack it. `-bios` keeps no UEFI variables: the machine has to start from
+    the fallback path EFI/BOOT/BOOTAA64.EFI, like a new instance made from an imported image.
+    """
+    forward = f"hostfwd=tcp:127.0.0.1:{ssh_port}-:22,hostfwd=tcp:127.0.0.1:{http_port}-:80"
+    gic = ",gic-version=host" if accelerator == "kvm" else ""
+    seed = f"readonly=on,format=raw,file.driver=vvfat,file.label=CIDATA,file.dir={workdir / 'seed'}"
+    return [
+        *(QEMU, "-machine", f"virt{gic}", "-accel", ACCELERATORS[accelerator], "-cpu", CPUS[cpu]),
+        *("-smp", str(cores), "-m", str(memory_mb), "-bios", str(firmware)),
+        *("-device", "virtio-scsi-pci"),
+        *("-drive", f"if=none,id=disk,format=qcow2,cache=unsafe,discard=unmap,file={workdir / 'disk.qcow2'}"),
+        *("-device", "scsi-hd,drive=disk,bootindex=0"),
+        *("-drive", f"if=none,id=seed,{seed}"),
+        *("-device", "virtio-blk-pci,drive=seed"),
+        *("-netdev", f"user,id=net,{forward}", "-device", "virtio-net-pci,netdev=net,romfile="),
+        *("-device", "virtio-rng-pci"),
+        *("-display", "none", "-monitor", "none", "-parallel", "none", "-serial", f"file:{workdir / 'serial.log'}"),
+    ]
+
+
+def run_tool(*command: str | Path) -> str:
+    """Run a host tool to its end and return what it printed; VMError with its own words when it fails."""
+    try:
+        done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    except FileNotFoundError:
+        raise VMError(f"{command[0]} is not installed") from None
+    if done.returncode:
+        raise VMError(f"{shlex.join(map(str, command))} ended with {done.returncode}: {done.stderr.strip()}")
+    return done.stdout
+
+
+class VM:
+    """One machine: power on with `with`, then wait for it, talk to it over ssh, pull the plug by leaving the block."""
+
+    def __init__(
+        self,
+        image: Path,
+        *,
+        cpu: str = "a2",
+        accelerator: str = "tcg",
+        cores: int = 2,
+        memory_mb: int = 2048,
+        disk_gb: int | None = None,
+        name: str | None = None,
+        say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
+    ):
+        """image: qcow2 file, opened read-only; disk_gb: the copy's size in GiB when larger than the image's own."""
+        self.image, self.cpu, self.accelerator, self.cores, self.memory_mb = image, cpu, accelerator, cores, memory_mb
+        self.disk_gb, self.name, self.say = disk_gb, name or f"llamakiln-{cpu}", say
+        self.user: str | None = None
+        self.process: subprocess.Popen | None = None
+        self.powered_on_at = 0.0
+        self.ssh_port, self.http_port = free_ports(2)
+        # ssh's control socket lives in here too, and a socket's path holds 107 bytes: so never under a deep folder
+        self.workdir = Path(tempfile.mkdtemp(prefix="llamakiln-vm-"))
+
+    # -- power ---------------------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> "VM":
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Make the fresh copy, the key and the seed, and power on."""
+        firmware = find_firmware()
+        self._copy_disk()
+        run_tool("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "llamakiln-vm", "-f", self.workdir / "key")
+        self._write_seed()
+        command = qemu_command(
+            self.workdir,
+            firmware,
+            cpu=self.cpu,
+            accelerator=self.accelerator,
+            cores=self.cores,
+            memory_mb=self.memory_mb,
+            ssh_port=self.ssh_port,
+            http_port=self.http_port,
+        )
+        with open(self.workdir / "qemu.log", "wb") as log:
+            # A session of its own: Ctrl-C reaches us alone, and we end QEMU after we have said what was on its console
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        self.powered_on_at = time.monotonic()
+        self.say(f"{self.name}: on, {self.accelerator} {CPUS[self.cpu]}, ssh 127.0.0.1:{self.ssh_port}, {self.url}")
+
+    def stop(self) -> None:
+        """Pull the plug and forget the copy. Safe to call twice."""
+        if (self.workdir / "ssh_config").exists():
+            subprocess.run([*self.ssh_command(), "-O", "exit"], capture_output=True)
+        if self.process and self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        shutil.rmtree(self.workdir, ignore_errors=True)
+
+    def _copy_disk(self) -> None:
+        image = self.image.resolve()
+        size = json.loads(run_tool("qemu-img", "info", "--output=json", image))["virtual-size"]
+        if self.disk_gb and self.disk_gb << 30 < size:
+            raise VMError(f"disk_gb={self.disk_gb}: {image.name} is larger, {size / (1 << 30):.1f} GiB")
+        copy = [self.workdir / "disk.qcow2", *([f"{self.disk_gb}G"] if self.disk_gb else [])]
+        run_tool("qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", image, *copy)
+
+    def _write_seed(self) -> None:
+        seed = self.workdir / "seed"
+        seed.mkdir()
+        meta_data = {
+            "instance-id": f"iid-{uuid.uuid4()}",
+            "local-hostname": self.name,
+            "public-keys": [(self.workdir / "key.pub").read_text().strip()],
+        }
+        (seed / "meta-data").write_text(json.dumps(meta_data))  # cloud-init reads YAML, and JSON is YAML
+        (seed / "user-data").write_text("#cloud-config\n{}\n")
+
+    # -- talking to it -------------------------------------------------------------------------------------------------
+
+    @property
+    def url(self) -> str:
+        """Where the machine's port 80 is, seen from this host."""
+        return f"http://127.0.0.1:{self.http_port}"
+
+    @property
+    def ssh_config(self) -> Path:
+        """An ssh_config with one host, `node`, and one connection shared by all commands: logins are slow under TCG."""
+        path = self.workdir / "ssh_config"
+        if not path.exists():
+            options = {
+                "HostName": "127.0.0.1",
+                "Port": self.ssh_port,
+                "IdentityFile": self.workdir / "key",
+                "IdentitiesOnly": "yes",
+                "UserKnownHostsFile": self.workdir / "known_hosts",
+                "StrictHostKeyChecking": "accept-new",  # the first key is learnt; a changed one is an error
+                "BatchMode": "yes",
+                "ControlMaster": "auto",
+                "ControlPath": self.workdir / "ssh.sock",
+                "ControlPersist": "10m",
+                "ConnectTimeout": 30,
+                "ServerAliveInterval": 15,
+                "LogLevel": "ERROR",
+            }
+            path.write_text("Host node\n" + "".join(f"  {key} {value}\n" for key, value in options.items()))
+        return path
+
+    def ssh_command(self, *remote: str) -> list[str]:
+        """Return the ssh command line that runs `remote` (or a shell) on the machine."""
+        user = ["-l", self.user] if self.user else []
+        return ["ssh", "-F", str(self.ssh_config), *user, "node", *remote]
+
+    def ssh(self, remote: str, timeout_s: float = 120) -> subprocess.CompletedProcess:
+        """Run one shell command on the machine; the caller looks at returncode, stdout and stderr."""
+        return subprocess.run(self.ssh_command(remote), capture_output=True, text=True, timeout=timeout_s)
+
+    def http_status(self, path: str, timeout_s: float = 10) -> int | None:
+        """Return the status of GET path through the machine's port 80, or None while nobody answers there."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=timeout_s)
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().status
+        except (OSError, http.client.HTTPException):
+            return None
+        finally:
+            connection.close()
+
+    # -- waiting for it ------------------------------------------------------------------------------------------------
+
+    def age_s(self) -> float:
+        """Seconds since power-on."""
+        return time.monotonic() - self.powered_on_at
+
+    def wait_for(self, what: str, is_there: Callable[[], bool], timeout_s: float) -> float:
+        """Ask again and again until is_there() holds; return the machine's age then, VMError when time is up."""
+        deadline = time.monotonic() + timeout_s
+        progress_at = time.monotonic() + PROGRESS_EVERY_S
+        while not is_there():
+            if self.process is None or self.process.poll() is not None:
+                raise VMError(f"{self.name}: QEMU ended while we waited for {what}\n{self.last_words()}")
+            if time.monotonic() > deadline:
+                raise VMError(f"{self.name}: no {what} within {timeout_s:.0f} s\n{self.last_words()}")
+            if time.monotonic() > progress_at:
+                progress_at += PROGRESS_EVERY_S
+                self.say(f"{self.name}: waiting for {what}, {self.age_s():.0f} s after power-on")
+            time.sleep(POLL_S)
+        age_s = self.age_s()
+        self.say(f"{self.name}: {what} after {age_s:.1f} s")
+        return age_s
+
+    def wait_for_ssh(self, timeout_s: float = 300, users: Sequence[str] = LOGIN_USERS) -> float:
+        """Wait until one of `users` can log in; from then on `self.user` is that one."""
+
+        def can_log_in() -> bool:
+            for self.user in users:
+                try:
+                    if self.ssh("true", timeout_s=60).returncode == 0:
+                        return True
+                except subprocess.TimeoutExpired:
+                    pass
+            self.user = None
+            return False
+
+        age_s = self.wait_for("ssh", can_log_in, timeout_s)
+        with open(self.ssh_config, "a") as config:
+            config.write(f"  User {self.user}\n")
+        return age_s
+
+    def wait_for_http(self, path: str = "/readyz", timeout_s: float = 300) -> float:
+        """Wait until GET path answers 200 through port 80."""
+        return self.wait_for(f"200 from {path}", lambda: self.http_status(path) == 200, timeout_s)
+
+    def last_words(self) -> str:
+        """Return the end of QEMU's own messages and of the serial console."""
+        lines = []
+        for file, label in (("qemu.log", "QEMU said"), ("serial.log", "end of the serial console")):
+            path = self.workdir / file
+            text = path.read_text(errors="replace") if path.exists() else ""
+            tail = [line.rstrip() for line in text.splitlines() if line.strip()][-SERIAL_TAIL_LINES:]
+            if tail:
+                lines += [f"--- {label}:", *tail]
+        return "\n".join(lines) or "--- nothing on its console"
+
+
+def exit_on_signals() -> None:
+    """Turn SIGTERM and SIGHUP into SystemExit, so that `with VM(...)` ends the machine then too."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("image", type=Path, help="qcow2 disk, stays unchanged")
+    parser.add_argument("--cpu", choices=CPUS, default="a2", help="which shape's CPU to show (default a2)")
+    parser.add_argument("--accelerator", choices=("auto", *ACCELERATORS), default="auto")
+    parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--memory-mb", type=int, default=2048)
+    parser.add_argument("--disk-gb", type=int, help="grow the copy to this size")
+    parser.add_argument("--timeout", type=float, default=300, metavar="S", help="seconds to wait for ssh (default 300)")
+    parser.add_argument("--exec", metavar="COMMAND", help="run this on the machine and end; default: wait for Ctrl-C")
+    options = parser.parse_args(arguments)
+    exit_on_signals()
+    try:
+        accelerator = options.accelerator
+        if accelerator == "auto":
+            accelerator = "tcg" if options.cpu == "a1" else choose_accelerator()[0]
+        cpu = "host" if accelerator == "kvm" else options.cpu
+        sizes = {"cores": options.cores, "memory_mb": options.memory_mb, "disk_gb": options.disk_gb}
+        with VM(options.image, cpu=cpu, accelerator=accelerator, **sizes) as vm:
+            vm.wait_for_ssh(options.timeout)
+            if options.exec:
+                return subprocess.run(vm.ssh_command(options.exec), stdin=subprocess.DEVNULL).returncode
+            print(f"log in:  {shlex.join(vm.ssh_command())}\npage:    {vm.url}\nconsole: {vm.workdir}/serial.log")
+            print("Ctrl-C ends the machine and forgets its disk.", flush=True)
+            vm.process.wait()
+            print(vm.last_words(), file=sys.stderr)
+            return 1
+    except (VMError, ProbeError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("LC_ALL", "C")
+    sys.exit(main())
