@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# Make the arm64 sysroot of one Debian or Ubuntu release, once, and print its folder.
+#
+# Compiling against the base image's own C and C++ libraries is what keeps the result from needing newer ones than the
+# image has, whatever the host runs. Packages are only extracted, never run: no emulation is needed.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=scripts/lib.sh
+. scripts/lib.sh
+
+usage() {
+  cat <<'TEXT'
+usage: scripts/make_sysroot.sh [--print-key] SUITE
+  SUITE        bookworm, jammy or noble
+  --print-key  print the name under which the sysroot is cached, make nothing
+environment: UBUNTU_KEYRING  file with Ubuntu's archive keys, if the host's keyring package is not installed
+             UBUNTU_MIRROR   default http://ports.ubuntu.com/ubuntu-ports
+TEXT
+}
+
+print_key=false
+suite=
+for arg in "$@"; do
+  case $arg in
+    --help) usage; exit 0 ;;
+    --print-key) print_key=true ;;
+    -*) usage >&2; exit 2 ;;
+    *) suite=$arg ;;
+  esac
+done
+
+# gcc: the release's default GCC, whose libstdc++ headers and libgcc we link against.
+case $suite in
+  bookworm) gcc=12 ubuntu=false ;;
+  jammy) gcc=11 ubuntu=true ;;
+  noble) gcc=13 ubuntu=true ;;
+  *) usage >&2; die "SUITE='$suite': must be bookworm, jammy or noble" ;;
+esac
+packages=libc6-dev,linux-libc-dev,libgcc-$gcc-dev,libstdc++-$gcc-dev,libopenblas-pthread-dev
+
+key=$suite-$(printf '%s' "$packages" "$(cat scripts/make_sysroot.sh)" | sha256sum | cut -c1-12)
+if $print_key; then printf '%s\n' "$key"; exit 0; fi
+
+dir=$(cache_root)/sysroot/$key
+if [ ! -d "$dir" ]; then
+  command -v mmdebstrap >/dev/null || die "mmdebstrap is not installed" "apt-get install mmdebstrap"
+  source=()
+  if $ubuntu; then
+    keyring=${UBUNTU_KEYRING:-/usr/share/keyrings/ubuntu-archive-keyring.gpg}
+    [ -r "$keyring" ] ||
+      die "$keyring: Ubuntu's archive keys are not there, so its packages cannot be verified" \
+        "apt-get install ubuntu-keyring, or set UBUNTU_KEYRING to the keyring of a verified Ubuntu image"
+    mirror=${UBUNTU_MIRROR:-http://ports.ubuntu.com/ubuntu-ports}
+    source=(--keyring="$keyring" "deb $mirror $suite main universe" "deb $mirror $suite-updates main universe")
+  fi
+  mkdir -p "$(dirname "$dir")"
+  part=$(mktemp -d "$dir.XXXXXX")
+  trap 'rm -rf "$part"' EXIT
+  log "making the arm64 sysroot of $suite"
+  # A dangling absolute link would lead out of the sysroot into the host, so only relative ones stay.
+  # shellcheck disable=SC2016 # mmdebstrap gives $1
+  mmdebstrap --quiet --variant=extract --architectures=arm64 --mode=root --aptopt='Acquire::Languages "none"' \
+    --include="$packages" --dpkgopt='path-exclude=/usr/share/*' \
+    "$suite" "$part/root" ${source[@]+"${source[@]}"} >&2 ||
+    die "could not make the arm64 sysroot of $suite" "check that the release's package servers can be reached, then run again"
+  chmod 755 "$part/root"
+  mv -T "$part/root" "$dir" 2>/dev/null || [ -d "$dir" ] # another run may have been faster
+fi
+printf '%s\n' "$dir"
