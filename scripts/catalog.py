@@ -35,7 +35,7 @@ CONTEXT_MIN, CONTEXT_MAX = 128, 131072
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """One row. Either `repo` and `revision` say where the file is on a hub, or `path` where it is in this repository."""
+    """One row: `repo` and `revision` say where the file is on a hub, or `path` where it is in this repository."""
 
     name: str
     file: str  # path inside the hub repository, or the file's name when `path` is set
@@ -93,7 +93,7 @@ def _check_row(name: str, row: object) -> list[str]:
         return [*faults, f"[{name}]: must be a table of fields, not the value {row!r}"]
     for field, value in row.items():
         if isinstance(value, Mapping):  # [qwen2.5-x] means table 5-x inside table qwen2
-            return [f"[{name}.{field}]: a name with a dot must be quoted: [\"{name}.{field}\"]"]
+            return [f'[{name}.{field}]: a name with a dot must be quoted: ["{name}.{field}"]']
         if field not in _FIELDS:
             faults.append(f"[{name}] {field}: unknown field; allowed are {', '.join(_FIELDS)}")
         elif not _FIELDS[field][0](value):

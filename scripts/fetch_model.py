@@ -2,9 +2,9 @@
 """Bring a model of the catalogue to this machine and prove that it is the pinned one.
 
 Prints the file's path as the last line of stdout; everything else goes to stderr. A file appears under its final name,
-<cache>/models/<sha256>/<file>, only when size and sha256 are right; until then it is <file>.part beside it, and the next
-run goes on from there. A file that is already there is checked again without any request. Rows with a `path` live in
-this repository and are only checked.
+<cache>/models/<sha256>/<file>, only when size and sha256 are right; until then it is <file>.part beside it, and the
+next run goes on from there. A file that is already there is checked again without any request. Rows with a `path` live
+in this repository and are only checked.
 
 Honours LLAMAKILN_CACHE, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE. Knows nothing of what is inside a GGUF.
 Exit codes: 0 done, 1 a problem (told on stderr), 2 wrong command line.
@@ -99,6 +99,7 @@ def _download(model: catalog.Model, part: Path, have: int, tries: int | None) ->
             model.file,
             part,
             model.bytes,
+            model.sha256,
             progress.add,
             tries=model_hub.DEFAULT_TRIES if tries is None else tries,
         )

@@ -15,10 +15,9 @@ import re
 import sys
 from pathlib import Path
 
-import tomlkit
-
 import catalog
 import model_hub
+import tomlkit
 from files import replacing
 from problem import Problem, run
 
@@ -32,7 +31,7 @@ def derive_name(file: str) -> str:
     """A row's name from a file's: 'a/Tiny-1.1b.Q4_K_M.gguf' -> 'tiny-1.1b-q4_k_m'."""
     stem = file.rsplit("/", 1)[-1].removesuffix(".gguf").lower()
     stem = re.sub(r"[._-](i?q\d\w*|b?f16|f32|mxfp4)$", r"-\1", stem)
-    return re.sub(r"[^a-z0-9._-]+", "-", stem).strip("-._")
+    return re.sub(r"-*[^a-z0-9._-]+-*", "-", stem).strip("-._")
 
 
 def add_row(text: str, name: str, fields: dict[str, str | int], source: str) -> str:
@@ -63,7 +62,9 @@ def main() -> None:
     parser.add_argument("--name", help="the row's name (default: from the file's name)")
     parser.add_argument("--license", help="needed where the model card names none")
     parser.add_argument("--template", choices=catalog.TEMPLATES, help="needed where the file carries no chat template")
-    parser.add_argument("--context", type=int, help=f"tokens (default: what it was trained for, at most {CONTEXT_DEFAULT})")
+    parser.add_argument(
+        "--context", type=int, help=f"tokens (default: what it was trained for, at most {CONTEXT_DEFAULT})"
+    )
     parser.add_argument("--catalog", type=Path, default=catalog.CATALOG, help="default: %(default)s")
     options = parser.parse_args()
 
@@ -76,7 +77,9 @@ def main() -> None:
     known = model_hub.describe(options.repo, options.file, options.revision)
     license = options.license or SPDX.get(known.license, known.license)
     if not license:
-        raise Problem(f"the model card of {options.repo} names no licence", "read it yourself and give --license <name>")
+        raise Problem(
+            f"the model card of {options.repo} names no licence", "read it yourself and give --license <name>"
+        )
     if not options.template and not known.has_template:
         raise Problem(
             f"the hub knows of no chat template inside {options.file}",

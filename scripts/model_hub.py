@@ -1,7 +1,7 @@
 """Speak to a model hub: the only file here that imports huggingface_hub.
 
 Knows addresses, the token, retries, and what each refusal means for the person at the keyboard. Knows nothing of the
-catalogue, of the cache, or of checksums: who asks for a file checks it.
+catalogue or of the cache, and does not check what it received: who asks for a file does.
 
 Honours HF_ENDPOINT (a mirror), HF_TOKEN or a stored login, HF_HUB_OFFLINE and HF_HUB_DOWNLOAD_TIMEOUT.
 
@@ -28,10 +28,10 @@ from problem import Problem
 # Read once, when huggingface_hub is imported. Without telemetry it asks the endpoint nothing but what we ask.
 os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-import httpx2  # noqa: E402  huggingface_hub's HTTP client
-import huggingface_hub  # noqa: E402
-from huggingface_hub import constants, errors  # noqa: E402
-from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # noqa: E402
+import httpx2
+import huggingface_hub
+from huggingface_hub import constants, errors
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
 PASSING_STATUS = frozenset((408, 429, 500, 502, 503, 504))
 WAITS_S = (1, 2, 4, 5)  # before the second, third ... try; the last one repeats
@@ -111,7 +111,26 @@ def _total_bytes(response: httpx2.Response) -> int | None:
     return int(match.group().lstrip("/")) if match else None
 
 
-def _receive(url: str, part: Path, expected_bytes: int, on_bytes: Callable[[int], None]) -> None:
+def _announced_sha256(response: httpx2.Response) -> str:
+    """The sha256 that the hub announces on its redirect to the file; '' from a mirror that does not."""
+    for answer in (*response.history, response):
+        etag = answer.headers.get(constants.HUGGINGFACE_HEADER_X_LINKED_ETAG, "").strip('"')
+        if re.fullmatch(r"[0-9a-f]{64}", etag):
+            return etag
+    return ""
+
+
+def _require_pinned(response: httpx2.Response, url: str, expected_bytes: int, expected_sha256: str) -> None:
+    """Raise Problem when the hub announces another file than the pinned one: a minute saved on every gigabyte."""
+    way_out = "the pinned row is wrong, or HF_ENDPOINT is no true mirror; `make lock-model` writes a right row"
+    total, sha256 = _total_bytes(response), _announced_sha256(response)
+    if total not in (None, expected_bytes):
+        raise Problem(f"{url}: the hub's file has {total} bytes, expected {expected_bytes}", way_out)
+    if sha256 not in ("", expected_sha256):
+        raise Problem(f"{url}: the hub's file has sha256 {sha256}, expected {expected_sha256}", way_out)
+
+
+def _receive(url: str, part: Path, expected_bytes: int, expected_sha256: str, on_bytes: Callable[[int], None]) -> None:
     """Ask for what `part` lacks and append it."""
     have = part.stat().st_size
     headers = {**build_hf_headers(), "Accept-Encoding": "identity"}  # a compressed answer has no ranges
@@ -120,12 +139,7 @@ def _receive(url: str, part: Path, expected_bytes: int, on_bytes: Callable[[int]
     client = huggingface_hub.get_session()
     with client.stream("GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT) as response:
         hf_raise_for_status(response)
-        total = _total_bytes(response)
-        if total not in (None, expected_bytes):
-            raise Problem(
-                f"{url}: the hub's file has {total} bytes, expected {expected_bytes}",
-                "the pinned row is wrong, or HF_ENDPOINT is no true mirror; `make lock-model` writes a right row",
-            )
+        _require_pinned(response, url, expected_bytes, expected_sha256)
         with part.open("ab") as file:
             if have and not (
                 response.status_code == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
@@ -143,14 +157,15 @@ def download(
     file: str,
     part: Path,
     expected_bytes: int,
+    expected_sha256: str,
     on_bytes: Callable[[int], None] = lambda n_bytes: None,
     tries: int = DEFAULT_TRIES,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
     """Fetch `file` into `part`, which must exist, going on where it ends, until it holds `expected_bytes`.
 
-    Gives up after `tries` attempts in a row that brought no byte (an attempt that brought some starts the count anew) and
-    leaves `part` for the next run. `on_bytes` hears of each piece, and of lost bytes as a negative number.
+    Gives up after `tries` attempts in a row that brought no byte (one that brought some starts the count anew) and leaves
+    `part` for the next run. `on_bytes` hears of each piece, and of lost bytes as a negative number.
     """
     url = huggingface_hub.hf_hub_url(repo, file, revision=revision, endpoint=endpoint())
     failures = 0
@@ -160,7 +175,7 @@ def download(
                 os.truncate(part, 0)
                 on_bytes(-have)
             with _explained(repo, file, revision):
-                _receive(url, part, expected_bytes, on_bytes)
+                _receive(url, part, expected_bytes, expected_sha256, on_bytes)
                 if part.stat().st_size < expected_bytes:
                     raise _Interrupted("the answer ended early")
         except _Interrupted as reason:
