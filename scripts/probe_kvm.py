@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from select import select
 
+from problem import Problem, run
+
 QEMU = "qemu-system-aarch64"
 KVM_DEVICE = Path("/dev/kvm")
 PROBE_TIMEOUT_S = 20  # UEFI prints within 2 s on a working KVM; a hanging one never does
@@ -23,16 +25,12 @@ FIRMWARE = (  # Debian's and Ubuntu's qemu-efi-aarch64; Fedora's edk2-aarch64
 )
 
 
-class ProbeError(Exception):
-    """Something that every Arm machine needs is not installed."""
-
-
 def find_firmware() -> Path:
     """Return the UEFI firmware for QEMU's `virt` machine."""
     for path in FIRMWARE:
         if path.is_file():
             return path
-    raise ProbeError(f"no UEFI firmware for Arm in {', '.join(map(str, FIRMWARE))}: apt-get install qemu-efi-aarch64")
+    raise Problem(f"no UEFI firmware for Arm in {' or '.join(map(str, FIRMWARE))}", "apt-get install qemu-efi-aarch64")
 
 
 def first_output(command: list[str], timeout_s: float = PROBE_TIMEOUT_S) -> tuple[bool, str]:
@@ -67,19 +65,13 @@ def choose_accelerator(
     return ("kvm", "a machine printed under KVM") if works else ("tcg", f"a machine under KVM {seen}")
 
 
-def main() -> int:
+def main() -> None:
     if not shutil.which(QEMU):
-        print(f"{QEMU} is not installed: apt-get install qemu-system-arm", file=sys.stderr)
-        return 1
-    try:
-        accelerator, reason = choose_accelerator()
-    except ProbeError as error:
-        print(error, file=sys.stderr)
-        return 1
+        raise Problem(f"{QEMU} is not installed", "apt-get install qemu-system-arm")
+    accelerator, reason = choose_accelerator()
     print(reason, file=sys.stderr)
     print(accelerator)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -9,7 +9,6 @@ Knows QEMU, cloud-init's seed and ssh. Knows nothing of what is on the image: te
 import argparse
 import http.client
 import json
-import os
 import shlex
 import shutil
 import signal
@@ -22,7 +21,8 @@ import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from probe_kvm import QEMU, ProbeError, choose_accelerator, find_firmware
+from probe_kvm import QEMU, choose_accelerator, find_firmware
+from problem import Problem, run
 
 # What the shapes look like to the kernel. AmpereOne: i8mm and bf16 but no SVE; Altra is a Neoverse N1.
 # pauth-impdef: QEMU's default pointer authentication algorithm costs a third of the emulated speed.
@@ -34,7 +34,7 @@ PROGRESS_EVERY_S = 15
 POLL_S = 1.0
 
 
-class VMError(Exception):
+class VMError(Problem):
     """The machine did not do what was asked in time, or ended; the message carries the console's last lines."""
 
 
@@ -172,6 +172,8 @@ class VM:
 
     def _copy_disk(self) -> None:
         image = self.image.resolve()
+        if not image.is_file():
+            raise VMError(f"{image}: no such image")
         size = json.loads(run_tool("qemu-img", "info", "--output=json", image))["virtual-size"]
         if self.disk_gb and self.disk_gb << 30 < size:
             raise VMError(f"disk_gb={self.disk_gb}: {image.name} is larger, {size / (1 << 30):.1f} GiB")
@@ -302,7 +304,7 @@ def exit_on_signals() -> None:
         signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("image", type=Path, help="qcow2 disk, stays unchanged")
     parser.add_argument("--cpu", choices=CPUS, default="a2", help="which shape's CPU to show (default a2)")
@@ -312,30 +314,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--disk-gb", type=int, help="grow the copy to this size")
     parser.add_argument("--timeout", type=float, default=300, metavar="S", help="seconds to wait for ssh (default 300)")
     parser.add_argument("--exec", metavar="COMMAND", help="run this on the machine and end; default: wait for Ctrl-C")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     exit_on_signals()
-    try:
-        accelerator = options.accelerator
-        if accelerator == "auto":
-            accelerator = "tcg" if options.cpu == "a1" else choose_accelerator()[0]
-        cpu = "host" if accelerator == "kvm" else options.cpu
-        sizes = {"cores": options.cores, "memory_mb": options.memory_mb, "disk_gb": options.disk_gb}
-        with VM(options.image, cpu=cpu, accelerator=accelerator, **sizes) as vm:
-            vm.wait_for_ssh(options.timeout)
-            if options.exec:
-                return subprocess.run(vm.ssh_command(options.exec), stdin=subprocess.DEVNULL).returncode
-            print(f"log in:  {shlex.join(vm.ssh_command())}\npage:    {vm.url}\nconsole: {vm.workdir}/serial.log")
-            print("Ctrl-C ends the machine and forgets its disk.", flush=True)
-            vm.process.wait()
-            print(vm.last_words(), file=sys.stderr)
-            return 1
-    except (VMError, ProbeError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    accelerator = options.accelerator
+    if accelerator == "auto":
+        accelerator = "tcg" if options.cpu == "a1" else choose_accelerator()[0]
+    cpu = "host" if accelerator == "kvm" else options.cpu
+    sizes = {"cores": options.cores, "memory_mb": options.memory_mb, "disk_gb": options.disk_gb}
+    with VM(options.image, cpu=cpu, accelerator=accelerator, **sizes) as vm:
+        vm.wait_for_ssh(options.timeout)
+        if options.exec:
+            return subprocess.run(vm.ssh_command(options.exec), stdin=subprocess.DEVNULL).returncode
+        print(f"log in:  {shlex.join(vm.ssh_command())}\npage:    {vm.url}\nconsole: {vm.workdir}/serial.log")
+        print("Ctrl-C ends the machine and forgets its disk.", flush=True)
+        vm.process.wait()
+        raise VMError(f"{vm.name}: QEMU ended\n{vm.last_words()}")
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("LC_ALL", "C")
-    sys.exit(main())
+    run(main)
