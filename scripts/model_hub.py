@@ -164,8 +164,8 @@ def download(
 ) -> None:
     """Fetch `file` into `part`, which must exist, going on where it ends, until it holds `expected_bytes`.
 
-    Gives up after `tries` attempts in a row that brought no byte (one that brought some starts the count anew) and leaves
-    `part` for the next run. `on_bytes` hears of each piece, and of lost bytes as a negative number.
+    Gives up after `tries` attempts in a row that brought no byte (one that brought some starts the count anew) and
+    leaves `part` for the next run. `on_bytes` hears of each piece, and of lost bytes as a negative number.
     """
     url = huggingface_hub.hf_hub_url(repo, file, revision=revision, endpoint=endpoint())
     failures = 0
