@@ -57,12 +57,12 @@ if [ ! -d "$dir" ]; then
   part=$(mktemp -d "$dir.XXXXXX")
   trap 'rm -rf "$part"' EXIT
   log "making the arm64 sysroot of $suite"
-  # A dangling absolute link would lead out of the sysroot into the host, so only relative ones stay.
-  # shellcheck disable=SC2016 # mmdebstrap gives $1
   mmdebstrap --quiet --variant=extract --architectures=arm64 --mode=root --aptopt='Acquire::Languages "none"' \
     --include="$packages" --dpkgopt='path-exclude=/usr/share/*' \
     "$suite" "$part/root" ${source[@]+"${source[@]}"} >&2 ||
     die "could not make the arm64 sysroot of $suite" "check that the release's package servers can be reached, then run again"
+  rm -rf "$part/root"/{dev,etc,tmp,var}
+  [ -e "$part/root/lib" ] || ln -s usr/lib "$part/root/lib" # newer releases have no /lib until base-files is installed
   chmod 755 "$part/root"
   mv -T "$part/root" "$dir" 2>/dev/null || [ -d "$dir" ] # another run may have been faster
 fi
