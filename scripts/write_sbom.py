@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Write the image's software bill of materials as CycloneDX 1.6 JSON.
 
-Joins what package managers on the image list (dpkg, pip) with what no scanner sees: llama.cpp, the OpenBLAS it is linked
-with, and the model itself. Knows components, package URLs and the order of the file. Knows nothing of how the lists
-were made, and asks no network: a licence that nobody stated stays unstated.
+Joins what package managers on the image list (dpkg, pip) with what no scanner sees: llama.cpp, the OpenBLAS it is
+linked with, and the model itself. Knows components, package URLs and the order of the file. Knows nothing of how the
+lists were made, and asks no network: a licence that nobody stated stays unstated.
 
   --dpkg    dpkg-query -W -f='${Package}\\t${Version}\\t${Architecture}\\t${source:Package}\\n' on the image
   --pip     pip list --format=json in the image's venv
@@ -93,6 +93,8 @@ def llama_cpp(sets: Sequence[dict]) -> dict:
     if len(origins) != 1:
         raise Problem(f"library sets: must come from one llama.cpp, these from {sorted(origins)}")
     commit, binding, sdist_sha256 = origins.pop()
+    if not re.fullmatch(r"[0-9a-f]{64}", str(sdist_sha256)):
+        raise Problem(f"library set: sdist_sha256 = {sdist_sha256!r}: must be 64 lower-case hexadecimal digits")
     origin = [
         {"name": "llamakiln:library_sets", "value": ", ".join(sorted(entry["name"] for entry in sets))},
         {"name": "llamakiln:taken_from", "value": f"vendor/llama.cpp of llama_cpp_python-{binding}.tar.gz"},

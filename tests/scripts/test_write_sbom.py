@@ -92,9 +92,7 @@ def test_what_scanners_do_not_see_is_listed():
     assert weights["hashes"][0]["content"].startswith("da3087fb")
     assert weights["licenses"] == [{"license": {"id": "Apache-2.0"}}]
     assert weights["version"] == "52e7645ba7c309695bec7ac98f4f005b139cf465"
-    assert weights["purl"].startswith("pkg:huggingface/thebloke/tinyllama-1.1b-chat-v1.0-gguf@52e7645b") or weights[
-        "purl"
-    ].startswith("pkg:huggingface/TheBloke/TinyLlama-1.1B-Chat-v1.0-GGUF@52e7645b")
+    assert weights["purl"].startswith("pkg:huggingface/TheBloke/TinyLlama-1.1B-Chat-v1.0-GGUF@52e7645b")
     assert weights["externalReferences"][0]["url"].endswith("/tinyllama-1.1b-chat-v1.0.Q4_0.gguf")
 
 
@@ -177,6 +175,7 @@ def test_serial_number_follows_the_content_and_not_the_time(write):
         ({"sets": []}, "at least one set.json"),
         ({"sets": [{"name": "a"}]}, "library set: has no 'llama_cpp_commit'"),
         ({"sets": [SET, {**BLAS_SET, "llama_cpp_commit": "f" * 9}]}, "must come from one llama.cpp"),
+        ({"sets": [{**SET, "sdist_sha256": "832d"}]}, "sdist_sha256 = '832d': must be 64"),
         ({"base": "ubuntu"}, "base 'ubuntu': must be DISTRIBUTION-VERSION"),
     ],
 )
