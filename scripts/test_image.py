@@ -124,14 +124,17 @@ def node_options(vm: VM) -> list[str | Path]:
 
 
 def choose_machines(accelerator: str, host_features: str) -> dict[str, dict[str, str]]:
-    """Return how to boot each copy: shape -> cpu and accelerator of its VM.
+    """Return how to boot each copy: shape -> cpu, accelerator and metadata of its VM.
 
-    An Arm host with KVM is one of the two shapes itself, and the other one is emulated: KVM shows no foreign CPU.
+    One is told its keys by Oracle's metadata service, as nodes are, and the other by a seed disk, as at a desk. An Arm host with KVM is one of the two shapes itself, and the other one is emulated: KVM shows no foreign CPU.
     """
-    machines = {shape: {"cpu": shape, "accelerator": "tcg"} for shape in ("a2", "a1")}
+    machines = {
+        "a2": {"cpu": "a2", "accelerator": "tcg", "metadata": "oracle"},
+        "a1": {"cpu": "a1", "accelerator": "tcg", "metadata": "nocloud"},
+    }
     if accelerator == "kvm":
         own = "a2" if {"i8mm", "bf16"} <= set(host_features.split()) else "a1"
-        machines[own] = {"cpu": "host", "accelerator": "kvm"}
+        machines[own] |= {"cpu": "host", "accelerator": "kvm"}
     return machines
 
 

@@ -1,14 +1,17 @@
 #!/usr/bin/env python3
 """Boot a disk image as an Arm machine in QEMU: `vm.py IMAGE.qcow2`, or `with VM(image, cpu="a2") as vm`.
 
-The image itself is never written: each machine gets a fresh overlay, an ssh key of its own, a NoCloud seed, and two
-ports on loopback that lead to its ports 22 and 80. The machine ends with the `with` block, whatever happens in it.
-Knows QEMU, cloud-init's seed and ssh. Knows nothing of what is on the image: tests/image asks about that.
+The image itself is never written: each machine gets a fresh overlay, an ssh key of its own, metadata for cloud-init (a
+NoCloud seed, or Oracle Cloud's service in imds.py), and two ports on loopback that lead to its ports 22 and 80. The
+machine ends with the `with` block, whatever happens in it.
+Knows QEMU, cloud-init and ssh. Knows nothing of what is on the image: tests/image asks about that.
 """
 
 import argparse
+import base64
 import http.client
 import json
+import re
 import shlex
 import shutil
 import signal
@@ -29,7 +32,12 @@ from problem import Problem, run
 CPUS = {"a2": "max,sve=off,pauth-impdef=on", "a1": "neoverse-n1", "host": "host"}
 LOGIN_USERS = ("ubuntu", "debian")  # cloud-init's default user, by distribution
 ACCELERATORS = {"kvm": "kvm", "tcg": "tcg,thread=multi,tb-size=1024"}
+METADATA = ("nocloud", "oracle")
+# Carried out by cloud-init in both cases, so that a test can see that it is.
+USER_DATA = "#cloud-config\nwrite_files:\n- path: /run/user-data-was-read\n  content: 'yes'\n"
+ORACLE_NET = "net=169.254.0.0/16"  # QEMU serves addresses of the machine's own network only
 SERIAL_TAIL_LINES = 40
+TERMINAL_CODES = r"\x1b\[[0-9;=?]*[A-Za-z]"  # UEFI paints its console
 PROGRESS_EVERY_S = 15
 POLL_S = 1.0
 
@@ -60,25 +68,32 @@ def qemu_command(
     memory_mb: int,
     ssh_port: int,
     http_port: int,
+    metadata: str,
 ) -> list[str]:
     """Return the command line of one machine whose files (disk.qcow2, seed/, serial.log) are in workdir.
 
-    The disk hangs on virtio-scsi, as a paravirtualized boot volume does in Oracle Cloud, and the seed is a folder that
-    QEMU shows as a FAT disk, so no tool has to pack it. `-bios` keeps no UEFI variables: the machine has to start from
-    the fallback path EFI/BOOT/BOOTAA64.EFI, like a new instance made from an imported image.
+    The disk hangs on virtio-scsi, as a paravirtualized boot volume does in Oracle Cloud. `-bios` keeps no UEFI
+    variables: the machine has to start from the fallback path EFI/BOOT/BOOTAA64.EFI, like a new instance made from an
+    imported image. The seed is a folder that QEMU shows as a FAT disk, so no tool has to pack it; Oracle's metadata
+    are a script that QEMU runs for each connection to their address, and the asset tag tells cloud-init to ask there.
     """
-    forward = f"hostfwd=tcp:127.0.0.1:{ssh_port}-:22,hostfwd=tcp:127.0.0.1:{http_port}-:80"
     gic = ",gic-version=host" if accelerator == "kvm" else ""
-    seed = f"readonly=on,format=raw,file.driver=vvfat,file.label=CIDATA,file.dir={workdir / 'seed'}"
+    network = f"user,id=net,hostfwd=tcp:127.0.0.1:{ssh_port}-:22,hostfwd=tcp:127.0.0.1:{http_port}-:80"
+    if metadata == "oracle":
+        imds = shlex.join([sys.executable, str(Path(__file__).with_name("imds.py")), str(workdir / "seed")])
+        network += f",{ORACLE_NET},guestfwd=tcp:169.254.169.254:80-cmd:{imds}"
+        source = ["-smbios", "type=3,asset=OracleCloud.com"]
+    else:
+        seed = f"if=none,id=seed,readonly=on,format=raw,file.driver=vvfat,file.label=CIDATA,file.dir={workdir / 'seed'}"
+        source = ["-drive", seed, "-device", "virtio-blk-pci,drive=seed"]
     return [
         *(QEMU, "-machine", f"virt{gic}", "-accel", ACCELERATORS[accelerator], "-cpu", CPUS[cpu]),
         *("-smp", str(cores), "-m", str(memory_mb), "-bios", str(firmware)),
         *("-device", "virtio-scsi-pci"),
         *("-drive", f"if=none,id=disk,format=qcow2,cache=unsafe,discard=unmap,file={workdir / 'disk.qcow2'}"),
         *("-device", "scsi-hd,drive=disk,bootindex=0"),
-        *("-drive", f"if=none,id=seed,{seed}"),
-        *("-device", "virtio-blk-pci,drive=seed"),
-        *("-netdev", f"user,id=net,{forward}", "-device", "virtio-net-pci,netdev=net,romfile="),
+        *source,
+        *("-netdev", network, "-device", "virtio-net-pci,netdev=net,romfile="),
         *("-device", "virtio-rng-pci"),
         *("-display", "none", "-monitor", "none", "-parallel", "none", "-serial", f"file:{workdir / 'serial.log'}"),
     ]
@@ -107,12 +122,13 @@ class VM:
         cores: int = 2,
         memory_mb: int = 2048,
         disk_gb: int | None = None,
+        metadata: str = "nocloud",
         name: str | None = None,
         say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
     ):
         """image: qcow2 file, opened read-only; disk_gb: the copy's size in GiB when larger than the image's own."""
         self.image, self.cpu, self.accelerator, self.cores, self.memory_mb = image, cpu, accelerator, cores, memory_mb
-        self.disk_gb, self.name, self.say = disk_gb, name or f"llamakiln-{cpu}", say
+        self.disk_gb, self.metadata, self.name, self.say = disk_gb, metadata, name or f"llamakiln-{cpu}", say
         self.user: str | None = None
         self.process: subprocess.Popen | None = None
         self.powered_on_at = 0.0
@@ -148,6 +164,7 @@ class VM:
             memory_mb=self.memory_mb,
             ssh_port=self.ssh_port,
             http_port=self.http_port,
+            metadata=self.metadata,
         )
         with open(self.workdir / "qemu.log", "wb") as log:
             # A session of its own: Ctrl-C reaches us alone, and we end QEMU after we have said what was on its console
@@ -183,13 +200,30 @@ class VM:
     def _write_seed(self) -> None:
         seed = self.workdir / "seed"
         seed.mkdir()
-        meta_data = {
-            "instance-id": f"iid-{uuid.uuid4()}",
-            "local-hostname": self.name,
-            "public-keys": [(self.workdir / "key.pub").read_text().strip()],
-        }
-        (seed / "meta-data").write_text(json.dumps(meta_data))  # cloud-init reads YAML, and JSON is YAML
-        (seed / "user-data").write_text("#cloud-config\n{}\n")
+        instance, key = uuid.uuid4().hex, (self.workdir / "key.pub").read_text().strip()
+        if self.metadata == "oracle":
+            user_data = base64.b64encode(USER_DATA.encode()).decode()
+            told = {
+                "instance.json": {
+                    "id": f"ocid1.instance.oc1.eu-frankfurt-1.{instance}",
+                    "hostname": self.name,
+                    "shape": f"VM.Standard.{self.cpu.upper()}.Flex",
+                    "region": "fra",
+                    "canonicalRegionName": "eu-frankfurt-1",
+                    "availabilityDomain": "Uocm:EU-FRANKFURT-1-AD-1",
+                    "faultDomain": "FAULT-DOMAIN-1",
+                    "metadata": {"ssh_authorized_keys": key, "user_data": user_data},
+                },
+                "vnics.json": [
+                    {"vnicId": f"ocid1.vnic.oc1.eu-frankfurt-1.{instance}", "privateIp": "169.254.0.15", "vlanTag": 0}
+                ],
+            }
+        else:
+            meta_data = {"instance-id": f"iid-{instance}", "local-hostname": self.name, "public-keys": [key]}
+            told = {"meta-data": meta_data}  # cloud-init reads YAML here, and JSON is YAML
+            (seed / "user-data").write_text(USER_DATA)
+        for name, content in told.items():
+            (seed / name).write_text(json.dumps(content))
 
     # -- talking to it -------------------------------------------------------------------------------------------------
 
@@ -230,6 +264,14 @@ class VM:
         """Run one shell command on the machine; the caller looks at returncode, stdout and stderr."""
         return subprocess.run(self.ssh_command(remote), capture_output=True, text=True, timeout=timeout_s)
 
+    def has_banner(self, timeout_s: float = 5) -> bool:
+        """Say whether an ssh server greets on the machine's port 22."""
+        try:
+            with socket.create_connection(("127.0.0.1", self.ssh_port), timeout_s) as connection:
+                return connection.recv(4) == b"SSH-"
+        except OSError:
+            return False
+
     def http_status(self, path: str, timeout_s: float = 10) -> int | None:
         """Return the status of GET path through the machine's port 80, or None while nobody answers there."""
         connection = http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=timeout_s)
@@ -268,6 +310,8 @@ class VM:
         """Wait until one of `users` can log in; from then on `self.user` is that one."""
 
         def can_log_in() -> bool:
+            if not self.has_banner():  # QEMU itself takes every connection, and ssh would wait long for nobody
+                return False
             for self.user in users:
                 try:
                     if self.ssh("true", timeout_s=60).returncode == 0:
@@ -292,7 +336,8 @@ class VM:
         for file, label in (("qemu.log", "QEMU said"), ("serial.log", "end of the serial console")):
             path = self.workdir / file
             text = path.read_text(errors="replace") if path.exists() else ""
-            tail = [line.rstrip() for line in text.splitlines() if line.strip()][-SERIAL_TAIL_LINES:]
+            clean = [line.rstrip() for line in re.sub(TERMINAL_CODES, "", text).splitlines()]
+            tail = [line for line in clean if line][-SERIAL_TAIL_LINES:]
             if tail:
                 lines += [f"--- {label}:", *tail]
         return "\n".join(lines) or "--- nothing on its console"
@@ -312,6 +357,7 @@ def main() -> int:
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--memory-mb", type=int, default=2048)
     parser.add_argument("--disk-gb", type=int, help="grow the copy to this size")
+    parser.add_argument("--metadata", choices=METADATA, default="nocloud", help="whom cloud-init shall ask")
     parser.add_argument("--timeout", type=float, default=300, metavar="S", help="seconds to wait for ssh (default 300)")
     parser.add_argument("--exec", metavar="COMMAND", help="run this on the machine and end; default: wait for Ctrl-C")
     options = parser.parse_args()
@@ -321,7 +367,7 @@ def main() -> int:
         accelerator = "tcg" if options.cpu == "a1" else choose_accelerator()[0]
     cpu = "host" if accelerator == "kvm" else options.cpu
     sizes = {"cores": options.cores, "memory_mb": options.memory_mb, "disk_gb": options.disk_gb}
-    with VM(options.image, cpu=cpu, accelerator=accelerator, **sizes) as vm:
+    with VM(options.image, cpu=cpu, accelerator=accelerator, metadata=options.metadata, **sizes) as vm:
         vm.wait_for_ssh(options.timeout)
         if options.exec:
             return subprocess.run(vm.ssh_command(options.exec), stdin=subprocess.DEVNULL).returncode

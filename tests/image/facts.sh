@@ -89,6 +89,8 @@ fact private_keys bash -c 'find /etc /root /home /opt /var/lib /srv -xdev -type 
   ! -path "/var/lib/dpkg/*" -exec grep -lIE -e "-----BEGIN [A-Z ]*PRIVATE KEY-----" {} +'
 fact cloud_runs bash -c 'grep -c "running .init-local. at" /var/log/cloud-init.log'
 fact cloud_instances ls /var/lib/cloud/instances
+fact asset_tag cat /sys/class/dmi/id/chassis_asset_tag
+fact user_data cat /run/user-data-was-read
 fact cloud_result cat /run/cloud-init/result.json
 fact cloud_config python3 -c '
 import json

@@ -86,6 +86,19 @@ def test_cloud_init_finished_without_errors(facts):
     assert result["errors"] == []
 
 
+def test_cloud_init_asked_the_right_one(facts):
+    """Oracle's metadata service where the machine says it is Oracle Cloud's, the seed disk elsewhere."""
+    source = json.loads(facts["cloud_result"])["v1"]["datasource"]
+    assert ("DataSourceOracle" if facts["asset_tag"] == "OracleCloud.com" else "DataSourceNoCloud") in source
+
+
+def test_user_data_are_carried_out(facts, is_fresh):
+    """The stack hands a node its settings this way (write_files)."""
+    if not is_fresh:
+        pytest.skip("not booted by us: its user data are its own")
+    assert facts["user_data"] == "yes"
+
+
 @pytest.mark.parametrize(
     "module", ["apt_configure", "package_update_upgrade_install", "snap", "landscape", "ubuntu_drivers"]
 )

@@ -73,7 +73,7 @@ def has_ended(pid: int) -> bool:
 
 def command(**changes) -> list[str]:
     options = {"cpu": "a2", "accelerator": "tcg", "cores": 2, "memory_mb": 2048, "ssh_port": 2201, "http_port": 8001}
-    return qemu_command(Path("/w"), Path("/f/QEMU_EFI.fd"), **options | changes)
+    return qemu_command(Path("/w"), Path("/f/QEMU_EFI.fd"), **{"metadata": "nocloud"} | options | changes)
 
 
 def test_ports_are_forwarded_from_loopback_only():
