@@ -1,0 +1,123 @@
+"""Wiring only: config -> model -> engine -> app -> waitress; signals; notices to systemd.
+
+The main thread waits in one mailbox for what ends the process: a signal, or a fault of the engine or the server.
+SIGTERM drains: /readyz says 503 at once, nothing new is taken, what was accepted gets LLM_DRAIN_S to finish, exit 0.
+A second SIGTERM ends it now.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+from . import app, config, library
+from .config import Config
+from .engine import Engine
+from .errors import EXIT_CONFIG, EXIT_SOFTWARE, ConfigError
+from .metrics import Metrics
+from .model import LlamaModel, Model, read_ahead
+from .notice import Heartbeat, notify
+from .server import Server
+
+log = logging.getLogger("service")
+
+STOP_S = 5.0  # how long a last step, and then the last bytes, may take once the drain is over
+
+
+def main(arguments: Sequence[str], environ: Mapping[str, str], load_model: Callable[[Config], Model]) -> int:
+    if list(arguments) == ["--env"]:
+        print(config.describe_file(), end="")
+        return 0
+    if arguments:
+        print("usage: python -m service [--help | --env]\n\n" + config.describe())
+        return 0 if list(arguments) in (["--help"], ["-h"]) else EXIT_CONFIG
+    try:
+        settings = config.load(environ)
+    except ConfigError as error:
+        for fault in error.faults:
+            print(f"settings: {fault}", file=sys.stderr)
+        return EXIT_CONFIG
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    return serve(settings, load_model)
+
+
+def load_llama(settings: Config) -> Model:
+    """Choose the library set, read the file front to back, load it."""
+    library.load(settings.lib_dir, settings.blas)
+    read_ahead(settings.model)
+    return LlamaModel(
+        settings.model,
+        n_context=settings.context,
+        max_auto_context=config.MAX_AUTO_CONTEXT,
+        n_threads=settings.threads,
+    )
+
+
+def serve(settings: Config, load_model: Callable[[Config], Model]) -> int:
+    mailbox: queue.SimpleQueue[int | BaseException] = queue.SimpleQueue()  # put is safe in a signal handler
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _frame: mailbox.put(number))
+
+    address = settings.notify_socket
+    metrics = Metrics()
+    engine = Engine(
+        lambda: load_model(settings),
+        max_queue=settings.max_queue,
+        timeout_s=settings.request_timeout_s,
+        metrics=metrics,
+        on_ready=lambda: notify(address, "READY=1\nSTATUS=ready"),
+        on_fatal=mailbox.put,
+        on_beat=Heartbeat(address, settings.watchdog_s).beat,
+    )
+    try:
+        server = Server(
+            app.make_app(settings, engine, metrics),
+            host=settings.host,
+            port=settings.port,
+            max_streams=1 + settings.max_queue,
+            max_body_bytes=settings.max_body_bytes,
+        )
+    except OSError as error:
+        log.critical("LLM_HOST=%s LLM_PORT=%d: cannot listen: %s", settings.host, settings.port, error.strerror)
+        return EXIT_SOFTWARE
+    notify(address, "STATUS=loading the model")
+    server.start(mailbox.put)
+    engine.start()
+    log.info("listening on %s port %d; model %s, %d threads", settings.host, server.port, settings.model_name, settings.threads)  # fmt: skip
+
+    reason = mailbox.get()
+    notify(address, "STOPPING=1")
+    if isinstance(reason, BaseException):
+        log.critical("ending: %s: %s", type(reason).__name__, reason)
+        engine.stop(STOP_S)
+        server.wait_flushed(STOP_S)
+        return EXIT_CONFIG if isinstance(reason, ConfigError) else EXIT_SOFTWARE
+    return drain(settings, engine, server, mailbox)
+
+
+def drain(settings: Config, engine: Engine, server: Server, mailbox: queue.SimpleQueue[int | BaseException]) -> int:
+    """Let what was accepted finish, at most LLM_DRAIN_S, or until the next signal or fault."""
+    log.info("draining: at most %d s", settings.drain_s)
+    engine.drain()
+    left_s = float(settings.drain_s)
+    while left_s > 0 and mailbox.empty() and not engine.wait_idle(min(0.1, left_s)):
+        left_s -= 0.1
+    is_hurried = not mailbox.empty()
+    is_stopped = engine.stop(0.0 if is_hurried else STOP_S)
+    if not is_hurried:
+        server.wait_flushed(STOP_S)
+    log.info("stopped")
+    if not is_stopped:  # the engine is inside llama.cpp: Python's own end would pull memory from under it
+        logging.shutdown()
+        os._exit(0)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], os.environ, load_llama))

@@ -1,0 +1,295 @@
+"""The routes, and nothing else: HTTP in, HTTP out. `make_app(config, engine, metrics)` is a WSGI application.
+
+A generation route reads: body -> schema -> prompt -> engine.submit -> events -> reply. Everything that is refused is
+refused in OpenAI's error shape. Holds no state between requests; called from many waitress threads at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import bottle
+
+from . import metrics as metrics_room
+from . import schema
+from .config import Config
+from .engine import Engine, Phase
+from .errors import (
+    BadRequest,
+    BodyTooLarge,
+    ClientGone,
+    MethodNotAllowed,
+    NotFound,
+    ServiceError,
+    UnsupportedMedia,
+)
+from .metrics import Metrics
+from .request import Done, Event, Failed, Piece, Request
+
+log = logging.getLogger(__name__)
+
+PING_S = 10.0  # a comment in a silent stream, so that nobody on the way takes it for dead
+POLL_S = 0.25  # how soon a vanished client is noticed while there is nothing to write
+
+STATIC = Path(__file__).parent / "static"
+# The page needs nothing from anywhere else. NGINX sends the same; a test holds them together.
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+Environ = dict[str, Any]
+Parse = Callable[[dict[str, Any], int], schema.Ask]
+
+
+def make_app(
+    config: Config, engine: Engine, metrics: Metrics, *, ping_s: float = PING_S, poll_s: float = POLL_S
+) -> Callable[[Environ, Callable[..., Any]], Iterable[bytes]]:
+    app = bottle.Bottle()
+    created = int(time.time())
+
+    @app.get("/healthz")
+    def healthz() -> bottle.HTTPResponse:
+        """The process lives; asks the engine nothing that could block."""
+        return _json(200, {"status": "ok"})
+
+    @app.get("/readyz")
+    def readyz() -> bottle.HTTPResponse:
+        """A token was generated and new requests are taken. A full queue does not make a node unready."""
+        if engine.is_ready:
+            return _json(200, {"status": "ready"})
+        retry_after = {} if engine.phase is Phase.STOPPED else {"Retry-After": "5"}
+        return _json(503, {"status": engine.phase.value}, retry_after)
+
+    @app.get("/metrics")
+    def show_metrics() -> bottle.HTTPResponse:
+        return bottle.HTTPResponse(metrics.text(), 200, {"Content-Type": metrics_room.CONTENT_TYPE})
+
+    @app.get("/v1/models")
+    def list_models() -> bottle.HTTPResponse:
+        return _json(200, schema.models_body(*describe_model()))
+
+    @app.get("/v1/models/<name:path>")
+    def show_model(name: str) -> bottle.HTTPResponse:
+        if name != config.model_name:
+            raise _Refused(NotFound(f"model {name[:80]}: this node serves {config.model_name}", code="model_not_found"))
+        return _json(200, schema.model_body(*describe_model()))
+
+    @app.post("/generate")
+    def generate() -> Any:
+        return answer(schema.parse_generate, schema.GenerateReply)
+
+    @app.post("/v1/completions")
+    def complete() -> Any:
+        return answer(schema.parse_completion, schema.CompletionReply)
+
+    @app.post("/v1/chat/completions")
+    def chat() -> Any:
+        return answer(schema.parse_chat, schema.ChatReply)
+
+    @app.get("/")
+    def page() -> Any:
+        return page_file("index.html")
+
+    @app.get(r"/<name:re:(index\.html|chat\.js|style\.css|icon\.svg)>")
+    def page_file(name: str) -> Any:
+        response = bottle.static_file(name, root=STATIC)
+        for header, value in PAGE_HEADERS.items():
+            response.set_header(header, value)
+        response.set_header("Cache-Control", "no-cache")
+        return response
+
+    def describe_model() -> tuple[str, int, int | None, str]:
+        model = engine.model if engine.is_ready else None
+        return (
+            config.model_name,
+            created,
+            model.n_context if model else None,
+            model.description if model else "",
+        )
+
+    def answer(parse: Parse, make_reply: type[schema.Reply]) -> Any:
+        """One request from body to reply, streamed or whole."""
+        environ = bottle.request.environ
+        try:
+            ask = parse(read_body(environ), config.max_tokens)
+            watch = submit(environ, ask)
+        except ServiceError as error:
+            metrics.refused.labels(error.code or "").inc()
+            log.info("request %s: refused status=%d code=%s", environ["llm.request_id"], error.status, error.code)
+            raise _Refused(error) from error
+        reply = make_reply(watch.request.id, config.model_name, ask.wants_usage)
+        try:
+            first = watch.next_event(ping_s if ask.is_stream else None)
+        except ClientGone as error:
+            raise _Refused(error) from error
+        if isinstance(first, Failed):  # nothing was sent yet, so it can still be an HTTP status
+            raise _Refused(first.error)
+        if ask.is_stream:
+            headers = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-store"}
+            return bottle.HTTPResponse(Stream(watch, reply, first, ping_s), 200, {**headers, "X-Accel-Buffering": "no"})
+        return collect(watch, reply, first)
+
+    def read_body(environ: Environ) -> dict[str, Any]:
+        length = environ.get("CONTENT_LENGTH") or ""
+        limit = config.max_body_bytes
+        if length.isdigit() and int(length) > limit:
+            raise BodyTooLarge(f"the body has {length} bytes: at most {limit} are allowed")
+        coding = environ.get("HTTP_CONTENT_ENCODING", "identity")
+        if coding.lower() != "identity":
+            raise UnsupportedMedia(f"Content-Encoding: {coding[:40]}: must be identity")
+        data = environ["wsgi.input"].read(limit + 1)
+        if len(data) > limit:
+            raise BodyTooLarge(f"the body has more than {limit} bytes")
+        if not data:
+            raise BadRequest("the body is empty: must be a JSON object", code="invalid_json")
+        return schema.parse_json(environ.get("CONTENT_TYPE"), data)
+
+    def submit(environ: Environ, ask: schema.Ask) -> Watch:
+        prompter = engine.prompter
+        stop: tuple[str, ...] = ()
+        if ask.text is not None:
+            tokens = prompter.encode(ask.text)
+        else:
+            tokens, stop = prompter.encode_chat(ask.messages), prompter.stop
+        params = schema.fit(ask, len(tokens), engine.model.n_context, config.max_tokens, stop)
+        request = Request(environ["llm.request_id"], tokens, params)
+        engine.submit(request)
+        return Watch(engine, request, environ.get("waitress.client_disconnected", lambda: False), poll_s)
+
+    def collect(watch: Watch, reply: schema.Reply, event: Event | None) -> bottle.HTTPResponse:
+        texts = []
+        try:
+            while isinstance(event, Piece):
+                texts.append(event.text)
+                event = watch.next_event(None)
+        except ClientGone as error:
+            raise _Refused(error) from error
+        if isinstance(event, Failed):
+            raise _Refused(event.error)
+        assert isinstance(event, Done)
+        return _json(200, reply.whole("".join(texts), event))
+
+    def show_error(error: bottle.HTTPError) -> str:
+        """Bottle's own errors (404, 405, faults in our code) in the shape of all others."""
+        path = bottle.request.path[:80]
+        if error.status_code == 404:
+            ours: ServiceError = NotFound(f"{path}: there is nothing here")
+        elif error.status_code == 405:
+            ours = MethodNotAllowed(f"{bottle.request.method} {path}: allowed is {error.get_header('Allow')}")
+        elif error.status_code < 500:
+            ours = BadRequest(str(error.body)[:200])
+        else:
+            if error.exception:
+                log.error("a fault in our own code", exc_info=error.exception)
+            ours = ServiceError("the service failed on this request")
+        bottle.response.content_type = "application/json"
+        return schema.dump(schema.error_body(ours))
+
+    app.default_error_handler = show_error
+    return _with_request_id(app)
+
+
+class Watch:
+    """The HTTP thread's end of a request: waits for its events and cancels it when the client is gone."""
+
+    def __init__(self, engine: Engine, request: Request, is_client_gone: Callable[[], bool], poll_s: float) -> None:
+        self.request = request
+        self._engine = engine
+        self._is_client_gone = is_client_gone
+        self._poll_s = poll_s
+
+    def next_event(self, timeout_s: float | None) -> Event | None:
+        """The next event, or None after timeout_s without one. Raises ClientGone, and has cancelled then."""
+        waited_s = 0.0
+        while True:
+            if self._is_client_gone():
+                self.close()
+                raise ClientGone("the client went away")
+            left_s = self._poll_s if timeout_s is None else min(self._poll_s, timeout_s - waited_s)
+            try:
+                return self.request.events.get(timeout=max(left_s, 0.001))
+            except queue.Empty:
+                waited_s += left_s
+                if timeout_s is not None and waited_s >= timeout_s:
+                    return None
+
+    def close(self) -> None:
+        """Frees the engine if the request still waits or runs; otherwise nothing."""
+        self._engine.cancel(self.request)
+
+
+class Stream:
+    """Server-sent events of one answer. A class, because a generator that was never begun runs no clean-up on close."""
+
+    def __init__(self, watch: Watch, reply: schema.Reply, first: Event | None, ping_s: float) -> None:
+        self._watch = watch
+        self._chunks = self._write(reply, first, ping_s)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._chunks
+
+    def close(self) -> None:
+        self._chunks.close()
+        self._watch.close()
+
+    def _write(self, reply: schema.Reply, event: Event | None, ping_s: float) -> Iterator[bytes]:
+        yield from map(schema.sse, reply.opening())
+        try:
+            while True:
+                if event is None:
+                    yield schema.SSE_PING
+                elif isinstance(event, Piece):
+                    yield schema.sse(reply.piece(event.text))
+                elif isinstance(event, Done):
+                    yield from map(schema.sse, reply.closing(event))
+                    yield schema.SSE_END
+                    return
+                else:
+                    yield schema.sse(schema.error_body(event.error))
+                    return
+                event = self._watch.next_event(ping_s)
+        except ClientGone:
+            return
+
+
+class _Refused(bottle.HTTPResponse):
+    """A ServiceError as an answer."""
+
+    def __init__(self, error: ServiceError) -> None:
+        headers = {"Content-Type": "application/json", "Cache-Control": "no-store"}
+        if error.retry_after_s is not None:
+            headers["Retry-After"] = str(error.retry_after_s)
+        status = "499 Client Closed Request" if error.status == 499 else error.status
+        super().__init__(schema.dump(schema.error_body(error)), status, headers)
+
+
+def _json(status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> bottle.HTTPResponse:
+    always = {"Content-Type": "application/json", "Cache-Control": "no-store"}
+    return bottle.HTTPResponse(schema.dump(body), status, {**always, **(headers or {})})
+
+
+def _with_request_id(app: bottle.Bottle) -> Callable[[Environ, Callable[..., Any]], Iterable[bytes]]:
+    """Every answer carries X-Request-Id: the client's own if it is a plain word, else a new one."""
+
+    def wsgi(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        given = environ.get("HTTP_X_REQUEST_ID", "")
+        environ["llm.request_id"] = request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+            return start_response(status, [*headers, ("X-Request-Id", request_id)], exc_info)
+
+        return app(environ, start)
+
+    return wsgi

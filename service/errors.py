@@ -1,0 +1,111 @@
+"""Every error that has a name here, with the HTTP status and the OpenAI error type it becomes.
+
+    ServiceError                   500 server_error            what a client may be told
+    ├── BadRequest                 400 invalid_request_error   a value the client can correct
+    │   ├── NotFound               404
+    │   ├── MethodNotAllowed       405
+    │   ├── BodyTooLarge           413
+    │   └── UnsupportedMedia       415
+    ├── Unavailable                503 server_error            with Retry-After: the same request may work later
+    │   ├── QueueFull              503 (not 429: it is the node that is busy, not this client that asks too often)
+    │   ├── NotReady               503 the model is still loading
+    │   └── Draining               503 the process is about to end
+    ├── TimedOut                   504 server_error
+    └── ClientGone                 499 nobody is left to read it
+    ConfigError                    exit 78 (EX_CONFIG)         settings to correct; holds every fault found
+    ModelError                     fails one request           the model refused one step
+    └── ModelFatal                 exit 70 (EX_SOFTWARE)       the model's state cannot be trusted any more
+
+Knows nothing of HTTP libraries, JSON or llama.cpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+EXIT_SOFTWARE = 70
+EXIT_CONFIG = 78
+
+
+class ServiceError(Exception):
+    status = 500
+    type = "server_error"
+    code: str | None = "internal_error"
+
+    def __init__(
+        self, message: str, *, param: str | None = None, code: str | None = None, retry_after_s: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code or self.code
+        self.retry_after_s = retry_after_s
+
+
+class BadRequest(ServiceError):
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_value"
+
+
+class NotFound(BadRequest):
+    status = 404
+    code = "not_found"
+
+
+class MethodNotAllowed(BadRequest):
+    status = 405
+    code = "method_not_allowed"
+
+
+class BodyTooLarge(BadRequest):
+    status = 413
+    code = "body_too_large"
+
+
+class UnsupportedMedia(BadRequest):
+    status = 415
+    code = "unsupported_media_type"
+
+
+class Unavailable(ServiceError):
+    status = 503
+    code = "unavailable"
+
+
+class QueueFull(Unavailable):
+    code = "queue_full"
+
+
+class NotReady(Unavailable):
+    code = "not_ready"
+
+
+class Draining(Unavailable):
+    code = "draining"
+
+
+class TimedOut(ServiceError):
+    status = 504
+    code = "timeout"
+
+
+class ClientGone(ServiceError):
+    status = 499
+    code = "client_gone"
+
+
+class ConfigError(Exception):
+    """The settings cannot be used. `faults` lists every reason, so one start-up shows them all."""
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = tuple(faults)
+
+
+class ModelError(Exception):
+    """The model refused one step; its state is as it was before, or was cleared."""
+
+
+class ModelFatal(ModelError):
+    """The model cannot go on, or was never loaded: the process should end and be started again."""

@@ -1,0 +1,202 @@
+"""Ways into the service for tests: the engine by hand, the WSGI door without sockets, and waitress on loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from service.app import make_app
+from service.config import Config
+from service.engine import Engine
+from service.metrics import Metrics
+from service.model import Model
+from service.request import Request, SamplingParams
+from service.server import Server
+from tests.fakes import FakeModel
+
+
+def make_config(**changes: Any) -> Config:
+    values: dict[str, Any] = {
+        "model": Path("/models/fake.gguf"),
+        "model_name": "fake",
+        "host": "127.0.0.1",
+        "port": 0,
+        "threads": 1,
+        "context": None,
+        "blas": "off",
+        "lib_dir": Path("/lib"),
+        "max_tokens": 400,
+        "max_queue": 4,
+        "max_body_bytes": 65536,
+        "request_timeout_s": 240,
+        "drain_s": 5,
+        "log_level": "info",
+    }
+    return Config(**{**values, **changes})
+
+
+def make_engine(model: Model, **changes: Any) -> Engine:
+    values: dict[str, Any] = {"max_queue": 4, "timeout_s": 240, "metrics": Metrics(), "rng": random.Random(1)}
+    return Engine(lambda: model, **{**values, **changes})
+
+
+def make_request(engine: Engine, prompt: str, id: str = "r", **params: Any) -> Request:
+    tokens = engine.prompter.encode_chat([{"role": "user", "content": prompt}])
+    return Request(id, tokens, SamplingParams(**{"max_tokens": 200, **params}))
+
+
+@dataclass
+class Reply:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def error(self) -> dict[str, Any]:
+        error = self.json["error"]
+        assert set(error) == {"message", "type", "param", "code"}
+        return error
+
+    @property
+    def events(self) -> list[Any]:
+        """The data of the server-sent events, comments left out."""
+        return parse_events(self.body.decode())
+
+
+def parse_events(text: str) -> list[Any]:
+    blocks = [block for block in text.split("\n\n") if block and not block.startswith(":")]
+    assert all(block.startswith("data: ") for block in blocks), blocks
+    return [data if data == "[DONE]" else json.loads(data) for data in (block[6:] for block in blocks)]
+
+
+@dataclass
+class Door:
+    """Calls a WSGI application as waitress would, without sockets."""
+
+    app: Callable[..., Any]
+    is_gone: Callable[[], bool] = lambda: False
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def call(self, method: str, path: str, data: bytes = b"", headers: dict[str, str] | None = None) -> Reply:
+        chunks, status, answered = self.begin(method, path, data, headers)
+        try:
+            body = b"".join(chunks)
+        finally:
+            if hasattr(chunks, "close"):
+                chunks.close()
+        return Reply(status, answered, body)
+
+    def get(self, path: str, **headers: str) -> Reply:
+        return self.call("GET", path, headers=headers)
+
+    def post(self, path: str, body: Any, **headers: str) -> Reply:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return self.call("POST", path, data, headers)
+
+    def begin(
+        self, method: str, path: str, data: bytes = b"", headers: dict[str, str] | None = None
+    ) -> tuple[Any, int, dict[str, str]]:
+        """The application's own iterable, not yet read, with status and headers."""
+        path, _, query = path.partition("?")
+        given = {"Content-Type": "application/json", **self.headers, **(headers or {})}
+        environ: dict[str, Any] = {
+            "REQUEST_METHOD": method,
+            "SCRIPT_NAME": "",
+            "PATH_INFO": path,
+            "QUERY_STRING": query,
+            "SERVER_NAME": "test",
+            "SERVER_PORT": "80",
+            "SERVER_PROTOCOL": "HTTP/1.1",
+            "CONTENT_LENGTH": str(len(data)),
+            "wsgi.url_scheme": "http",
+            "wsgi.input": io.BytesIO(data),
+            "wsgi.errors": io.StringIO(),
+            "waitress.client_disconnected": self.is_gone,
+        }
+        for name, value in given.items():
+            key = name.upper().replace("-", "_")
+            environ[key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else "HTTP_" + key] = value
+        seen: dict[str, Any] = {}
+
+        def start_response(status: str, headers: list[tuple[str, str]], _exc_info: Any = None) -> None:
+            seen["status"] = int(status.split()[0])
+            seen["headers"] = dict(headers)
+
+        chunks = self.app(environ, start_response)
+        return chunks, seen["status"], seen["headers"]
+
+
+@dataclass
+class Running:
+    """An engine in its own thread, behind the WSGI door and, if `server` is there, behind waitress."""
+
+    engine: Engine
+    model: FakeModel
+    door: Door
+    metrics: Metrics
+    server: Server | None = None
+
+    @property
+    def url(self) -> str:
+        assert self.server
+        return f"http://127.0.0.1:{self.server.port}"
+
+
+@contextlib.contextmanager
+def run_service(
+    model: FakeModel | None = None,
+    *,
+    on_socket: bool = False,
+    ping_s: float = 10.0,
+    poll_s: float = 0.02,
+    wait_ready: bool = True,
+    **changes: Any,
+) -> Iterator[Running]:
+    """A whole service with a fake model. poll_s is short, as nothing is measured by the clock here."""
+    import threading
+
+    model = model or FakeModel()
+    config = make_config(**changes)
+    ready = threading.Event()
+    metrics = Metrics()
+    engine = make_engine(
+        model,
+        metrics=metrics,
+        max_queue=config.max_queue,
+        timeout_s=config.request_timeout_s,
+        on_ready=ready.set,
+        on_fatal=lambda error: ready.set(),
+    )
+    app = make_app(config, engine, metrics, ping_s=ping_s, poll_s=poll_s)
+    server = None
+    if on_socket:
+        server = Server(
+            app,
+            host=config.host,
+            port=0,
+            max_streams=1 + config.max_queue,
+            max_body_bytes=config.max_body_bytes,
+        )
+        server.start(lambda error: None)
+    engine.start()
+    if wait_ready:
+        assert ready.wait(30)
+    try:
+        yield Running(engine, model, Door(app), metrics, server)
+    finally:
+        open_for_ever = getattr(model.gate, "open_for_ever", None)
+        if open_for_ever:
+            open_for_ever()
+        assert engine.stop(30)
+        if server:
+            server.task_dispatcher.shutdown(timeout=5)
