@@ -89,7 +89,7 @@ def serve(settings: Config, load_model: Callable[[Config], Model]) -> int:
     notify(address, "STATUS=loading the model")
     server.start(mailbox.put)
     engine.start()
-    log.info("listening on %s port %d; model %s, %d threads", settings.host, server.port, settings.model_name, settings.threads)  # fmt: skip
+    log.info("listening on %s port %d, model %s", settings.host, server.port, settings.model_name)
 
     reason = mailbox.get()
     notify(address, "STOPPING=1")

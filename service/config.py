@@ -72,9 +72,7 @@ SETTINGS = (
     ),
     Setting("LLM_BLAS", "choice", AUTO, "library set with OpenBLAS", choices=("on", "off", AUTO)),
     Setting("LLM_LIB_DIR", "directory", "/opt/llamakiln/lib", "where the library sets are"),
-    Setting(
-        "LLM_MAX_TOKENS", "count", "2048", "most tokens of one answer, and the number if none is asked", 1, 1048576
-    ),
+    Setting("LLM_MAX_TOKENS", "count", "2048", "most tokens of an answer, and how many if none is asked", 1, 1048576),
     Setting("LLM_MAX_QUEUE", "count", "32", "requests that may wait; one more gets 503 with Retry-After", 0, 512),
     Setting("LLM_MAX_BODY_BYTES", "count", "1048576", "largest request body; NGINX allows the highest", 1024, 1048576),
     Setting("LLM_REQUEST_TIMEOUT_S", "count", "240", "seconds a request may wait and run; NGINX waits longer", 1, 280),

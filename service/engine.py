@@ -133,8 +133,8 @@ class Engine:
             self._require_open()
             if len(self._waiting) >= self._max_queue + (self._run is None):
                 raise QueueFull(
-                    f"the node is busy: one request runs and {len(self._waiting)} wait, and LLM_MAX_QUEUE={self._max_queue} may; "
-                    "ask again later",
+                    f"the node is busy: one request runs, {len(self._waiting)} wait, and only "
+                    f"LLM_MAX_QUEUE={self._max_queue} may; ask again later",
                     retry_after_s=self._estimate_wait_s(),
                 )
             request.submitted_at = self._clock()
@@ -352,16 +352,25 @@ class Engine:
         return TimedOut(f"no complete answer within {self._timeout_s:g} s (LLM_REQUEST_TIMEOUT_S)")
 
     def _end(self, request: Request, event: Done | Failed) -> None:
-        """The one place where requests end: one terminal event, one log line, never any text.""" if not
-        request.finish(event): return now, total = self._clock(), self._metrics reason = event.reason.value if
-        isinstance(event, Done) else str(event.error.code) queue_s = (request.started_at or now) -
-        request.submitted_at ttft_s = None if request.first_piece_at is None else request.first_piece_at -
-        request.submitted_at total.finished.labels(reason).inc() total.prompt_tokens.inc(len(request.prompt_tokens))
-        total.output_tokens.inc(request.n_output_tokens) total.queue_s.observe(queue_s) total.total_s.observe(now -
-        request.submitted_at) if ttft_s is not None: total.ttft_s.observe(ttft_s) log.info( "request %s:
-        prompt_tokens=%d cached_tokens=0 output_tokens=%d queue_ms=%d ttft_ms=%s total_ms=%d reason=%s", request.id,
-        len(request.prompt_tokens), request.n_output_tokens, queue_s * 1e3, "-" if ttft_s is None else int(ttft_s *
-        1e3), (now - request.submitted_at) * 1e3, reason, )  # fmt: skip
+        """The one place where requests end: one terminal event, one log line, never any text."""
+        if not request.finish(event):
+            return
+        reason = event.reason.value if isinstance(event, Done) else str(event.error.code)
+        now = self._clock()
+        total_s = now - request.submitted_at
+        queue_s = (request.started_at or now) - request.submitted_at
+        ttft_s = None if request.first_piece_at is None else request.first_piece_at - request.submitted_at
+        self._metrics.count_end(reason, len(request.prompt_tokens), request.n_output_tokens, queue_s, ttft_s, total_s)
+        log.info(
+            "request %s: prompt_tokens=%d cached_tokens=0 output_tokens=%d queue_ms=%d ttft_ms=%s total_ms=%d reason=%s",
+            request.id,
+            len(request.prompt_tokens),
+            request.n_output_tokens,
+            queue_s * 1e3,
+            "-" if ttft_s is None else round(ttft_s * 1e3),
+            total_s * 1e3,
+            reason,
+        )
 
 
 def _model_failed() -> ServiceError:

@@ -44,6 +44,18 @@ class Metrics:
         )
         self.step_s = Histogram("llm_step_seconds", "Time of one decode step", buckets=STEP_SECONDS, registry=registry)
 
+    def count_end(
+        self, reason: str, n_prompt: int, n_output: int, queue_s: float, ttft_s: float | None, total_s: float
+    ) -> None:
+        """An accepted request ended; ttft_s is None if it never had any text."""
+        self.finished.labels(reason).inc()
+        self.prompt_tokens.inc(n_prompt)
+        self.output_tokens.inc(n_output)
+        self.queue_s.observe(queue_s)
+        self.total_s.observe(total_s)
+        if ttft_s is not None:
+            self.ttft_s.observe(ttft_s)
+
     def watch(self, name: str, help: str, read: Callable[[], float]) -> None:
         """Add a gauge that is read when asked for."""
         Gauge(name, help, registry=self._registry).set_function(read)

@@ -238,12 +238,11 @@ class LlamaSampler:
             self._chain = None
 
 
-# enum ggml_log_level of this llama.cpp: 1 debug, 2 info, 3 warn, 4 error, 5 continues (the binding's own comment is
-older). _LEVELS = {3: logging.WARNING, 4: logging.ERROR}
+# enum ggml_log_level as this llama.cpp has it (the binding's comment is older). Its `info` (2) is talkative: our debug.
+_LEVELS = {3: logging.WARNING, 4: logging.ERROR}
 
 
 def _forward_log(level: int, text: bytes, _user_data: object) -> None:
-    """llama.cpp is talkative at its level `info`: it becomes our debug."""
     line = text.decode("utf-8", "replace").strip()
     if line and line != ".":
         log_llama.log(_LEVELS.get(level, logging.DEBUG), "%s", line)

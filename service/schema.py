@@ -8,7 +8,6 @@ question than it asked. Knows nothing of HTTP libraries, threads or the model.
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -152,10 +151,9 @@ def parse_chat(body: dict[str, Any], max_tokens: int) -> Ask:
         raise BadRequest(
             f"messages: must be a list of 1 to {MAX_MESSAGES} messages", param="messages", code="invalid_type"
         )
-    return Ask(
-        messages=tuple(_read_message(message, f"messages[{i}]") for i, message in enumerate(messages)),
-        **_read_common(body, max_tokens, "max_tokens" if body.get("max_completion_tokens") is None else "max_completion_tokens"),
-    )  # fmt: skip
+    name = "max_tokens" if body.get("max_completion_tokens") is None else "max_completion_tokens"
+    said = tuple(_read_message(message, f"messages[{i}]") for i, message in enumerate(messages))
+    return Ask(messages=said, **_read_common(body, max_tokens, name))
 
 
 def fit(ask: Ask, n_prompt: int, n_context: int, max_tokens: int, extra_stop: tuple[str, ...] = ()) -> SamplingParams:
@@ -166,14 +164,16 @@ def fit(ask: Ask, n_prompt: int, n_context: int, max_tokens: int, extra_stop: tu
     if room < 1:
         raise BadRequest(
             f"{_prompt_param(ask)}: uses {n_prompt} tokens; the context holds {n_context}, so at most {n_context - 1}",
-            param=_prompt_param(ask), code="context_length_exceeded",
-        )  # fmt: skip
+            param=_prompt_param(ask),
+            code="context_length_exceeded",
+        )
     if ask.max_tokens is not None and ask.max_tokens > room:
         raise BadRequest(
-            f"{ask.max_tokens_param}={ask.max_tokens}: the context holds {n_context} tokens and the prompt uses {n_prompt}, "
-            f"so at most {room}",
-            param=ask.max_tokens_param, code="context_length_exceeded",
-        )  # fmt: skip
+            f"{ask.max_tokens_param}={ask.max_tokens}: the context holds {n_context} tokens and the prompt uses "
+            f"{n_prompt}, so at most {room}",
+            param=ask.max_tokens_param,
+            code="context_length_exceeded",
+        )
     return SamplingParams(
         max_tokens=ask.max_tokens or min(max_tokens, room),
         temperature=ask.temperature,
@@ -215,7 +215,7 @@ def _read_number(body: dict[str, Any], field: Field) -> Any:
             f"{field.name}: is {_name_type(value)}, must be {field.allowed}", param=field.name, code="invalid_type"
         )
     if not field.low <= value <= field.high:
-        shown = str(value) if abs(value) < 1e15 and math.isfinite(value) else f"{value:.3g}" if isinstance(value, float) else "a number of many digits"  # fmt: skip
+        shown = f"{value:.10g}" if abs(value) < 1e15 else "a number of many digits"
         raise BadRequest(f"{field.name}={shown}: must be {field.allowed}", param=field.name)
     return field.kind(value)
 
@@ -294,13 +294,14 @@ def _refuse_unknown(body: dict[str, Any], known: frozenset[str]) -> None:
             continue
         if name not in NEUTRAL:
             raise BadRequest(f"{name[:80]}: no such parameter", param=name[:80], code="unknown_parameter")
-        if not any((value == neutral and type(value) is type(neutral)) or _same_number(value, neutral) for neutral in NEUTRAL[name]):  # fmt: skip
+        if not any(_is_same(value, neutral) for neutral in NEUTRAL[name]):
             allowed = " or ".join(json.dumps(neutral) for neutral in NEUTRAL[name])
             raise BadRequest(f"{name}: this service supports only {allowed}", param=name, code="unsupported_parameter")
 
 
-def _same_number(value: Any, neutral: Any) -> bool:
-    return not isinstance(value, bool) and not isinstance(neutral, bool) and isinstance(value, (int, float)) and value == neutral  # fmt: skip
+def _is_same(value: Any, neutral: Any) -> bool:
+    """Equal as JSON: 0 and 0.0 are, 0 and false are not."""
+    return value == neutral and isinstance(value, bool) == isinstance(neutral, bool)
 
 
 def _refuse_constant(name: str) -> None:

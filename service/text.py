@@ -14,8 +14,8 @@ from collections.abc import Sequence
 class TextStream:
     """One answer's bytes on their way to text. Bytes that are not UTF-8 become U+FFFD, as in a whole decode.
 
-    The stop string that is complete first wins, the longer one if two end together: this does not depend on how the bytes
-    were cut into tokens.
+    The stop string that is complete first wins, the longer one if two end together: this does not depend on how the
+    bytes were cut into tokens.
     """
 
     def __init__(self, stop: Sequence[str] = ()) -> None:

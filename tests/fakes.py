@@ -1,9 +1,8 @@
 """A model without weights, for every test that is not about llama.cpp.
 
 FakeModel's tokens are bytes, so text and tokens are easy to compare. It answers by a plain function of what was
-computed
-for the sequence, and it checks what a real model could only answer wrongly: positions without gaps, logits asked
-for, one thread. Nothing sleeps: a test that wants to stand between two steps gives a `gate`.
+computed for the sequence, and it checks what a real model could only answer wrongly: positions without gaps, logits
+asked for, one thread. Nothing sleeps: a test that wants to stand between two steps gives a `gate`.
 """
 
 from __future__ import annotations
