@@ -58,8 +58,11 @@ def watch_boot(vm: VM) -> dict[str, float]:
 
     The first answer is what a load balancer waits for, so nothing else disturbs the machine until it is there.
     """
-    seconds = {"ready_s": round(vm.wait_for_http("/readyz", BOOT_TIMEOUT_S), 1)}
-    ask_one_token(vm)
+    try:
+        seconds = {"ready_s": round(vm.wait_for_http("/readyz", BOOT_TIMEOUT_S), 1)}
+        ask_one_token(vm)
+    except VMError as error:
+        raise VMError(f"{error.message}\n{read_journal(vm)}") from error
     seconds["first_token_s"] = round(vm.age_s(), 1)
     log(f"{vm.name}: first token through port 80 after {seconds['first_token_s']} s")
     seconds["ssh_s"] = round(vm.wait_for_ssh(BOOT_TIMEOUT_S), 1)
@@ -67,6 +70,18 @@ def watch_boot(vm: VM) -> dict[str, float]:
     seconds["boot_finished_s"] = round(vm.age_s(), 1)
     log(f"{vm.name}: boot finished ({wait.stdout.strip()}) after {seconds['boot_finished_s']} s")
     return seconds
+
+
+def read_journal(vm: VM) -> str:
+    """Return why a machine that runs does not answer, if it lets us in."""
+    try:
+        vm.wait_for_ssh(60)
+        said = vm.ssh(
+            "systemctl --failed --no-legend; sudo journalctl -b -u llm -u nginx -p info -n 40 --no-pager -o cat"
+        )
+    except (VMError, subprocess.TimeoutExpired):
+        return "--- and no login is possible"
+    return f"--- failed units, and what llm.service and nginx.service said:\n{said.stdout.strip()}"
 
 
 def seconds_of(text: str) -> float:
@@ -99,11 +114,9 @@ def print_report(report: dict[str, dict]) -> None:
         log(f"    power-on to first token {row['first_token_s']} s, ready {row['ready_s']} s, ssh {row['ssh_s']} s")
         log("    systemd: " + ", ".join(f"{name} {value} s" for name, value in row.get("time", {}).items()))
         log("    slowest: " + ", ".join(f"{unit} {value} s" for unit, value in row.get("blame", {}).items()))
-        log(
-            "\n      ".join(
-                ["    llm.service waited for:", *row.get("chain", ["unknown, its facts could not be read"])]
-            )
-        )
+        log("    llm.service waited for:")
+        for line in row.get("chain", ["unknown: its facts could not be read"]):
+            log(f"      {line}")
 
 
 # -- the tests ---------------------------------------------------------------------------------------------------------
@@ -126,7 +139,8 @@ def node_options(vm: VM) -> list[str | Path]:
 def choose_machines(accelerator: str, host_features: str) -> dict[str, dict[str, str]]:
     """Return how to boot each copy: shape -> cpu, accelerator and metadata of its VM.
 
-    One is told its keys by Oracle's metadata service, as nodes are, and the other by a seed disk, as at a desk. An Arm host with KVM is one of the two shapes itself, and the other one is emulated: KVM shows no foreign CPU.
+    One is told its keys by Oracle's metadata service, as nodes are, and the other by a seed disk, as at a desk.
+    An Arm host with KVM is one of the two shapes itself, and the other is emulated: KVM shows no foreign CPU.
     """
     machines = {
         "a2": {"cpu": "a2", "accelerator": "tcg", "metadata": "oracle"},
@@ -138,7 +152,7 @@ def choose_machines(accelerator: str, host_features: str) -> dict[str, dict[str,
     return machines
 
 
-def test_image(image: Path) -> tuple[bool, dict[str, dict]]:
+def check_image(image: Path) -> tuple[bool, dict[str, dict]]:
     """Boot two copies, test both, compare them, restart one; (whether all tests passed, the boot report)."""
     accelerator, reason = choose_accelerator()
     machines = choose_machines(accelerator, Path("/proc/cpuinfo").read_text())
@@ -172,7 +186,7 @@ def test_image(image: Path) -> tuple[bool, dict[str, dict]]:
     return not any(statuses), report
 
 
-def test_host(host: str, key: Path | None, is_disruptive: bool) -> bool:
+def check_host(host: str, key: Path | None, is_disruptive: bool) -> bool:
     """Test a node that somebody else started."""
     options = ["--node", host, *(["--node-key", str(key)] if key else []), *(["--disruptive"] if is_disruptive else [])]
     return subprocess.run([sys.executable, "-m", "pytest", str(TESTS), *options], cwd=REPO).returncode == 0
@@ -189,8 +203,8 @@ def main() -> int:
     options = parser.parse_args()
     exit_on_signals()
     if options.host:
-        return 0 if test_host(options.host, options.key, options.disruptive) else 1
-    has_passed, report = test_image(options.image)
+        return 0 if check_host(options.host, options.key, options.disruptive) else 1
+    has_passed, report = check_image(options.image)
     print_report(report)
     if options.report:
         options.report.write_text(json.dumps(report, indent=2) + "\n")
