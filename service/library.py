@@ -125,9 +125,7 @@ def check_match(chosen: LibrarySet, binding_version: str, commit: str) -> None:
     """Raise ConfigError unless the binding and the library's own commit are the ones set.json was written for."""
     faults = []
     if binding_version != chosen.llama_cpp_python:
-        faults.append(
-            f"{chosen.path}: made for {BINDING} {chosen.llama_cpp_python}, but {binding_version} is installed"
-        )
+        faults.append(f"{chosen.path}: made for {BINDING} {chosen.llama_cpp_python}, not {binding_version}")
     if commit != chosen.llama_cpp_commit:
         faults.append(f"{chosen.path}: libllama says commit {commit}, set.json says {chosen.llama_cpp_commit}")
     if faults:
