@@ -155,9 +155,9 @@ def test_smmla_is_seen_with_any_registers(d, n, m):
     assert elf.has_smmla(b"\x1f\x20\x03\xd5" + word.to_bytes(4, "little"))
 
 
-@pytest.mark.parametrize("word", [0xD503201F, 0x4E829420, 0x6E82A420, 0x6E42EC20])
+@pytest.mark.parametrize("word", [0xD503201F, 0x4E829420, 0x6E82A420, 0x4E82AC20, 0x6E42EC20])
 def test_other_instructions_are_not_smmla(word):
-    """nop, sdot, ummla and bfmmla."""
+    """nop, sdot, ummla, usmmla and bfmmla."""
     assert not elf.has_smmla(word.to_bytes(4, "little"))
 
 
