@@ -1,0 +1,52 @@
+# Every public target has a `## text`; `make` alone prints them. Each does its own set-up.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+MODEL ?= demo
+BASE ?= auto
+PYTHON ?= python3
+PORT ?= 8080
+export PYTHON
+
+# The tools environment's python; made on first use.
+venv = $$(bash scripts/setup_venv.sh)
+
+.PHONY: help image image-oci test test-image run lock lock-model train-demo clean
+
+help: ## print this
+	@printf 'Llamakiln: a small language model, baked into an Arm image for Oracle Cloud.\n\n'
+	@awk -F ' ## ' '/^[a-z-]+:.* ## / { sub(/:.*/, "", $$1); printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+image: ## bake and test the Arm image here, with no cloud account (MODEL=demo BASE=auto)
+	@bash scripts/install_host_packages.sh image
+	@python=$(venv); "$$python" scripts/make_image.py --model '$(MODEL)' --base '$(BASE)'
+
+image-oci: ## bake in Oracle Cloud (MODEL=demo VARS=packer/oci/my.pkrvars.hcl)
+	@bash scripts/install_host_packages.sh oci
+	@python=$(venv); "$$python" scripts/bake_oci.py --model '$(MODEL)' $(if $(VARS),--var-file '$(VARS)')
+
+test: ## run every test that needs no bake
+	@bash scripts/install_host_packages.sh test
+	@bash scripts/run_tests.sh $(ARGS)
+
+test-image: ## test a running node (HOST=address [KEY=~/.ssh/id_ed25519] [SSH_USER=ubuntu])
+	@[ -n '$(HOST)' ] || { echo 'usage: make test-image HOST=address [KEY=private-key]' >&2; exit 2; }
+	@python=$(venv); "$$python" scripts/test_image.py --host '$(HOST)' $(if $(KEY),--key '$(KEY)')
+
+run: ## serve the page on this machine, loopback only (MODEL=demo PORT=8080)
+	@bash scripts/install_host_packages.sh run
+	@bash scripts/run_service.sh '$(MODEL)' '$(PORT)'
+
+lock: ## lock the Python packages again after a change in pyproject.toml
+	@python=$(venv); PATH="$$(dirname "$$python"):$$PATH" bash scripts/lock_python.sh
+
+lock-model: ## add a model to packer/models.toml (REPO=owner/name FILE=file.gguf [NAME=...])
+	@[ -n '$(REPO)' ] && [ -n '$(FILE)' ] || { echo 'usage: make lock-model REPO=owner/name FILE=file.gguf [NAME=...]' >&2; exit 2; }
+	@python=$(venv); "$$python" scripts/lock_model.py '$(REPO)' '$(FILE)' $(if $(NAME),--name '$(NAME)')
+
+train-demo: ## train the demo model again (minutes; packer/models/README.md)
+	@bash scripts/train_demo.sh
+
+clean: ## remove build/ (the cache stays: ~/.cache/llamakiln)
+	rm -rf build

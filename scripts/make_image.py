@@ -1,0 +1,289 @@
+#!/usr/bin/env python3
+"""Bake the image: `make image [MODEL=demo] [BASE=auto]`. Base disk -> library sets -> Packer -> boot tests -> packed files.
+
+Each step's result is kept in the cache under a key of everything that went into it, so a bake that was stopped goes on from
+what is done, and one that was already baked and tested is only packed again. Files appear in build/ complete or not at all.
+Knows the order of the steps and what feeds which. How a step is done is the business of the script it calls.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+from base_disk import Base, choose_base, fetch_command, read_bases
+from catalog import Model, find_model, load_catalog
+from files import REPOSITORY, cache_root, hash_file, human_size, replacing
+from probe_kvm import ProbeError, choose_accelerator, find_firmware
+from problem import Problem, run
+from stage import Stages
+
+BUILD = REPOSITORY / "build"
+BUILD_TEMPLATE = REPOSITORY / "packer" / "local" / "build.pkr.hcl"
+# Base, Packer's copy, overlays and packed files of a demo bake take 4 GB together; the rest is room for caches.
+NEEDED_FREE_BYTES = 8 * 10**9
+KEPT_BAKES = 2
+GIB = 2**30
+
+
+def read_pins() -> dict[str, str]:
+    """The KEY=value lines of packer/versions.env."""
+    lines = (REPOSITORY / "packer" / "versions.env").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+
+
+def provisioners() -> list[str]:
+    """The scripts the Packer template runs: the template is the one home of their order."""
+    return re.findall(r'"(scripts/\w+\.sh)"', BUILD_TEMPLATE.read_text())
+
+
+def tree_files(*roots: str) -> list[Path]:
+    """The files below `roots` (paths in the repository) that go onto the image, sorted."""
+    found = []
+    for root in roots:
+        path = REPOSITORY / root
+        found += [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    return sorted(found)
+
+
+def key_of(paths: list[Path], *words: str) -> str:
+    """A short key of the files' names, modes and content, and of `words`."""
+    digest = hashlib.sha256("\0".join(words).encode())
+    for path in paths:
+        mode = "x" if os.access(path, os.X_OK) else "-"
+        digest.update(f"\0{path.relative_to(REPOSITORY)}\0{mode}\0{hash_file(path)}".encode())
+    return digest.hexdigest()[:16]
+
+
+def git(*words: str) -> str:
+    """What git says, or "" outside a checkout."""
+    answer = subprocess.run(["git", "-C", REPOSITORY, *words], capture_output=True, text=True, check=False)
+    return answer.stdout.strip()
+
+
+def check_machine() -> None:
+    """Stop before hours of work rather than after them: disk space, and the tools the steps call."""
+    root = cache_root()
+    root.mkdir(parents=True, exist_ok=True)
+    BUILD.mkdir(exist_ok=True)
+    for path in {root, BUILD}:
+        free = shutil.disk_usage(path).free
+        if free < NEEDED_FREE_BYTES:
+            raise Problem(
+                f"{path} has {human_size(free)} free; a bake needs {human_size(NEEDED_FREE_BYTES)}",
+                f"free some space (old bakes are in {root}), or LLAMAKILN_CACHE=/a/larger/disk make image",
+            )
+    for tool in ("qemu-system-aarch64", "qemu-img", "ssh-keygen", "curl"):
+        if not shutil.which(tool):
+            raise Problem(f"{tool} is not installed", "bash scripts/install_host_packages.sh image")
+
+
+def write_stage(path: Path, parts: dict[str, Path], texts: dict[str, str]) -> None:
+    """Tar everything the image gets, as root's, in a fixed order and with no times: same input, same bytes."""
+
+    def anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+        if "__pycache__" in member.name:
+            return None
+        member.uid = member.gid = member.mtime = 0
+        member.uname = member.gname = "root"
+        return member
+
+    with replacing(path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for name, source in sorted(parts.items()):
+            tar.add(source, name, filter=anonymous)
+        for name, text in sorted(texts.items()):
+            source = path.with_name(name)
+            source.write_text(text)
+            tar.add(source, name, filter=anonymous)
+            source.unlink()
+
+
+def write_seed(directory: Path, user: str) -> Path:
+    """A NoCloud seed that lets the bake in by a key of its own; returns the private key's path."""
+    directory.mkdir(parents=True, exist_ok=True)
+    key = directory / "id_ed25519"
+    key.unlink(missing_ok=True)
+    command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "llamakiln-bake", "-f", key]
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+    public = key.with_name(key.name + ".pub").read_text().strip()
+    (directory / "meta-data").write_text("instance-id: llamakiln-bake\nlocal-hostname: llamakiln-bake\n")
+    (directory / "user-data").write_text(
+        f"#cloud-config\nssh_authorized_keys: [{json.dumps(public)}]\npackage_update: false\npackage_upgrade: false\n"
+        f"ssh_genkeytypes: [ed25519]\n"
+    )
+    return key
+
+
+def image_facts(model: Model, base: Base, pins: dict[str, str], sets: Path, bake_key: str) -> dict:
+    """What /etc/llm/image.json tells about the image it is on."""
+    return {
+        "name": "llamakiln",
+        "version": pins["LLAMAKILN_VERSION"],
+        "bake": bake_key,
+        "git_commit": git("rev-parse", "HEAD"),
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "base": {"name": base.name, "release": base.release},
+        "model": {
+            "name": model.name,
+            "file": model.file_name,
+            "sha256": model.sha256,
+            "bytes": model.bytes,
+            "license": model.license,
+            "context": model.context,
+        },
+        "llama_cpp_python": pins["LLAMA_CPP_PYTHON_VERSION"],
+        "llama_cpp_commit": pins["LLAMA_CPP_COMMIT"],
+        "library_sets": sorted(path.parent.name for path in sets.glob("*/set.json")),
+    }
+
+
+def bake(stages: Stages, base: Base, model: Model, model_path: Path, sets: Path, site: Path, packer: str) -> Path:
+    """Run Packer, or find its result in the cache: a directory with node.qcow2 (compressed), inventory/ and image.json."""
+    pins = read_pins()
+    inputs = tree_files("service", "packer/files", "packer/local", "scripts/lib.sh", *provisioners())
+    key = key_of(inputs, base.name, hash_file(base.disk), sets.name, site.name, model.sha256, json.dumps(pins))
+    out = cache_root() / "baked" / f"{model.name}-{base.name}-{key}"
+    if out.exists():
+        stages.say(f"image: already baked ({out.name})")
+        return out
+
+    work = BUILD / "bake"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    accelerator, reason = choose_accelerator()
+    stages.say(f"accelerator: {accelerator}, {reason}")
+    with stages.stage("staging"):
+        facts = image_facts(model, base, pins, sets, key)
+        settings = {"MODEL_NAME": model.name, "MODEL_FILE": model_path.name}
+        settings |= {"MODEL_SHA256": model.sha256, "MODEL_CONTEXT": str(model.context)}
+        write_stage(
+            work / "stage.tar",
+            {
+                "service": REPOSITORY / "service",
+                "files": REPOSITORY / "packer" / "files",
+                "scripts/lib.sh": REPOSITORY / "scripts" / "lib.sh",
+                "lib": sets,
+                "site": site,
+                f"model/{model_path.name}": model_path,
+            },
+            {
+                "bake.env": "".join(f"{name}={value}\n" for name, value in settings.items()),
+                "image.json": json.dumps(facts, indent=2) + "\n",
+            },
+        )
+        key_file = write_seed(work / "seed", base.user)
+    variables = {
+        "base_image": base.disk,
+        "base_sha256": hash_file(base.disk),
+        "stage_tar": work / "stage.tar",
+        "output_directory": work / "output",
+        "inventory_directory": work / "inventory",
+        "disk_size": f"{5 + -(-model.bytes // GIB)}G",
+        "accelerator": accelerator,
+        "cpu": "host" if accelerator == "kvm" else "neoverse-n1",
+        "cpus": max(2, min(4, os.cpu_count() or 2)),
+        "firmware": find_firmware(),
+        "serial_log": stages.log_directory / "bake-serial.log",
+        "seed_directory": work / "seed",
+        "ssh_username": base.user,
+        "ssh_private_key_file": key_file,
+    }
+    (work / "inventory").mkdir()
+    command = [packer, "build", "-color=false"]
+    for name, value in variables.items():
+        command += ["-var", f"{name}={value}"]
+    env = os.environ | {"PACKER_CACHE_DIR": str(work / "packer-cache"), "CHECKPOINT_DISABLE": "1", "TMPDIR": str(work)}
+    with stages.stage("image: Packer"):
+        os.chdir(REPOSITORY)
+        stages.run(
+            [*command, "packer/local"],
+            "packer",
+            f"read {stages.log_directory}/packer.log and bake-serial.log, then run make image again: it goes on from here",
+            env,
+        )
+    with stages.stage("image: compress"):
+        disk = work / "output" / "node.qcow2"
+        stages.run(["qemu-img", "convert", "-O", "qcow2", "-c", "-W", "-m", "4", disk, work / "node.qcow2"], "compress")
+        part = out.with_name(out.name + ".part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        shutil.move(work / "node.qcow2", part / "node.qcow2")
+        shutil.move(work / "inventory", part / "inventory")
+        (part / "image.json").write_text(json.dumps(facts, indent=2) + "\n")
+        part.rename(out)
+        shutil.rmtree(work)
+    forget_old_bakes(out)
+    return out
+
+
+def forget_old_bakes(newest: Path) -> None:
+    """Keep the disk in bounds: only the last bakes stay in the cache."""
+    others = sorted((p for p in newest.parent.iterdir() if p != newest), key=lambda p: p.stat().st_mtime, reverse=True)
+    for path in others[KEPT_BAKES - 1 :]:
+        shutil.rmtree(path)
+
+
+def test(stages: Stages, baked: Path) -> Path:
+    """Boot fresh copies and test them, unless these tests passed for this bake before; returns the boot report."""
+    key = key_of(tree_files("tests/image", "scripts/test_image.py", "scripts/vm.py"))
+    report = baked / f"boot-{key}.json"
+    if report.exists():
+        stages.say("boot tests: passed before for this very image and these tests")
+        return report
+    with stages.stage("boot tests"):
+        part = report.with_suffix(".part")
+        stages.run(
+            [sys.executable, "scripts/test_image.py", baked / "node.qcow2", "--report", part],
+            "boot-tests",
+            "the image is kept; run make image again to repeat only the tests",
+        )
+        part.rename(report)
+    return report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="demo", help="a name in packer/models.toml (default: %(default)s)")
+    parser.add_argument("--base", default="auto", help="auto or a name in packer/bases.toml (default: %(default)s)")
+    arguments = parser.parse_args()
+
+    os.chdir(REPOSITORY)
+    stages = Stages(BUILD / "logs")
+    model = find_model(arguments.model, load_catalog())
+    base, reason = choose_base(arguments.base, read_bases())
+    check_machine()
+    stages.say(f"baking {model.name} on {base.name}: {reason}")
+
+    if base.disk.exists():
+        stages.say(f"base disk: in the cache ({base.name} {base.release})")
+    else:
+        with stages.stage("base disk"):
+            stages.run(fetch_command(base), "base-disk", "check the network, then run make image again")
+    with stages.stage("library sets"):
+        command = [sys.executable, "scripts/build_libllama.py", "arm64", "--suite", base.suite]
+        sets = Path(stages.run(command, "library-sets"))
+    with stages.stage("python packages"):
+        env = os.environ | {"PYTHON": sys.executable}
+        site = Path(stages.run(["bash", "scripts/build_site_packages.sh", base.python], "python-packages", env=env))
+    with stages.stage("model"):
+        model_path = Path(stages.run([sys.executable, "scripts/fetch_model.py", model.name], "model"))
+    packer = stages.run(["bash", "scripts/setup_packer.sh"], "setup-packer")
+    baked = bake(stages, base, model, model_path, sets, site, packer)
+    report = test(stages, baked)
+    pack(stages, base, model, baked, report, packer)
+
+
+if __name__ == "__main__":
+    try:
+        run(main)
+    except ProbeError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Serve the page and the API on this machine: environment, library set and model are made ready first, then the service runs
+# in the foreground on 127.0.0.1 until Ctrl-C.
+#
+# usage: run_service.sh MODEL PORT
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/lib.sh
+[ $# -eq 2 ] || die "usage: run_service.sh MODEL PORT"
+
+python=$(bash scripts/setup_venv.sh)
+sets=$("$python" scripts/build_libllama.py native)
+model=$("$python" scripts/fetch_model.py "$1")
+context=$("$python" scripts/catalog.py "$1" | sed -n 's/^ *"context": \([0-9]*\).*/\1/p')
+
+log "http://127.0.0.1:$2/ (Ctrl-C ends it)"
+export LLM_MODEL=$model LLM_MODEL_NAME=$1 LLM_CONTEXT=${LLM_CONTEXT:-$context} LLM_LIB_DIR=$sets LLM_HOST=127.0.0.1 LLM_PORT=$2
+exec "$python" -m service

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Set up and run every test that needs no bake: style, shell scripts, then pytest without tests/image.
+#
+# usage: run_tests.sh [PYTEST_ARGUMENT...]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/lib.sh
+
+python=$(bash scripts/setup_venv.sh)
+LLM_LIB_DIR=$("$python" scripts/build_libllama.py native)
+PACKER=$(bash scripts/setup_packer.sh)
+export LLM_LIB_DIR PACKER
+
+log "ruff"
+"$python" -m ruff check
+"$python" -m ruff format --check --quiet || die "some files are not formatted" "$python -m ruff format"
+log "shellcheck"
+shellcheck scripts/*.sh .ci/run
+log "pytest"
+exec "$python" -m pytest --ignore tests/image "$@"
