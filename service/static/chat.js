@@ -94,11 +94,13 @@ async function ask(question) {
   if (running || !question.trim()) return;
   view.welcome.hidden = true;
   view.fresh.hidden = false;
-  const mine = addTurn("mine", question);
-  await answer(question, mine);
+  for (const button of view.log.querySelectorAll(".trouble button")) button.remove();
+  addTurn("mine", question);
+  await answer(question);
 }
 
-async function answer(question, mine) {
+async function answer(question) {
+  const conversation = messages; // "New chat" begins another array while this one may still stream
   const turn = addTurn("theirs", "");
   const text = turn.querySelector(".text");
   running = new AbortController();
@@ -115,7 +117,7 @@ async function answer(question, mine) {
       method: "POST",
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify({
-        messages: [...messages, { role: "user", content: question }],
+        messages: [...conversation, { role: "user", content: question }],
         stream: true,
         stream_options: { include_usage: true },
       }),
@@ -135,19 +137,19 @@ async function answer(question, mine) {
       usage = chunk.usage ?? usage;
     }
     if (!reason) throw { message: "The connection ended in the middle of the answer." };
-    finish(question, said);
+    remember(conversation, question, said);
     addNotes(turn, said, describe(usage, reason, started, firstAt));
     view.announce.textContent = `Answer: ${said}`;
   } catch (error) {
     if (isStopped) {
-      if (said) finish(question, said);
+      if (said) remember(conversation, question, said);
       addNotes(turn, said, ["stopped"]);
       view.announce.textContent = "Stopped.";
     } else {
       if (!said) text.remove();
       addTrouble(turn, explain(error), () => {
         turn.remove();
-        answer(question, mine);
+        answer(question);
       });
     }
   } finally {
@@ -157,8 +159,8 @@ async function answer(question, mine) {
   }
 }
 
-function finish(question, said) {
-  messages.push({ role: "user", content: question }, { role: "assistant", content: said });
+function remember(conversation, question, said) {
+  conversation.push({ role: "user", content: question }, { role: "assistant", content: said });
 }
 
 async function* readEvents(response) {

@@ -6,6 +6,8 @@ import contextlib
 import io
 import json
 import random
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +51,14 @@ def make_engine(model: Model, **changes: Any) -> Engine:
 def make_request(engine: Engine, prompt: str, id: str = "r", **params: Any) -> Request:
     tokens = engine.prompter.encode_chat([{"role": "user", "content": prompt}])
     return Request(id, tokens, SamplingParams(**{"max_tokens": 200, **params}))
+
+
+def wait_until(is_so: Callable[[], object], timeout_s: float = 30) -> None:
+    """For what another thread or process does on its own: returns as soon as it is so."""
+    deadline = time.monotonic() + timeout_s
+    while not is_so():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.005)
 
 
 @dataclass
@@ -163,8 +173,6 @@ def run_service(
     **changes: Any,
 ) -> Iterator[Running]:
     """A whole service with a fake model. poll_s is short, as nothing is measured by the clock here."""
-    import threading
-
     model = model or FakeModel()
     config = make_config(**changes)
     ready = threading.Event()
