@@ -362,7 +362,7 @@ class Engine:
         ttft_s = None if request.first_piece_at is None else request.first_piece_at - request.submitted_at
         self._metrics.count_end(reason, len(request.prompt_tokens), request.n_output_tokens, queue_s, ttft_s, total_s)
         log.info(
-            "request %s: prompt_tokens=%d cached_tokens=0 output_tokens=%d queue_ms=%d ttft_ms=%s total_ms=%d reason=%s",
+            "request %s: prompt_tokens=%d cached_tokens=0 output_tokens=%d queue_ms=%d ttft_ms=%s total_ms=%d reason=%s",  # noqa: E501
             request.id,
             len(request.prompt_tokens),
             request.n_output_tokens,
