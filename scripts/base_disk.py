@@ -1,7 +1,7 @@
-"""Choose the base an image is baked on and have its disk in the cache: a verified cloud image, or one built from packages.
+"""Choose the base an image is baked on, and say how its disk gets into the cache.
 
-Reads packer/bases.toml, the one home of what a base is. Knows servers, checksums and the cache. Knows nothing of what the
-bake does with the disk.
+A base is a dated cloud image, verified by checksum, or a disk built from packages. Reads packer/bases.toml, the one
+home of what a base is. Knows servers, checksums and the cache; nothing of what the bake does with the disk.
 """
 
 from __future__ import annotations
@@ -72,9 +72,7 @@ def why_unreachable(url: str) -> str:
         return str(getattr(error, "reason", error))
 
 
-def choose_base(
-    name: str, bases: dict[str, Base], why_not: Callable[[str], str] = why_unreachable
-) -> tuple[Base, str]:
+def choose_base(name: str, bases: dict[str, Base], why_not: Callable[[str], str] = why_unreachable) -> tuple[Base, str]:
     """The base called `name`, or for "auto" the best one that can be had; and the reason, one line for a person.
 
     Raises Problem for an unknown name.
@@ -91,7 +89,10 @@ def choose_base(
     reason = why_not(first.url)
     if not reason:
         return first, "reachable"
-    return fallback, f"the stand-in for {first.name}, because {urlsplit(first.url).hostname} cannot be reached ({reason})"
+    return (
+        fallback,
+        f"the stand-in for {first.name}, because {urlsplit(first.url).hostname} cannot be reached ({reason})",
+    )
 
 
 def fetch_command(base: Base) -> list[str]:

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Bake the image: `make image [MODEL=demo] [BASE=auto]`. Base disk -> library sets -> Packer -> boot tests -> packed files.
+"""Bake the image: `make image [MODEL=demo] [BASE=auto]`.
 
-Each step's result is kept in the cache under a key of everything that went into it, so a bake that was stopped goes on from
-what is done, and one that was already baked and tested is only packed again. Files appear in build/ complete or not at all.
+Base disk, library sets, Python packages, model -> Packer -> boot tests -> packed files. Each step's result is kept in
+the cache under a key of everything that went into it, so a bake that was stopped goes on from what is done, and one that
+was already baked and tested is only packed again. Files appear in build/ complete or not at all.
 Knows the order of the steps and what feeds which. How a step is done is the business of the script it calls.
 """
 
@@ -51,7 +52,9 @@ def tree_files(*roots: str) -> list[Path]:
     found = []
     for root in roots:
         path = REPOSITORY / root
-        found += [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+        found += (
+            [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+        )
     return sorted(found)
 
 
@@ -85,6 +88,23 @@ def check_machine() -> None:
     for tool in ("qemu-system-aarch64", "qemu-img", "ssh-keygen", "curl"):
         if not shutil.which(tool):
             raise Problem(f"{tool} is not installed", "bash scripts/install_host_packages.sh image")
+
+
+def find_packer() -> str:
+    """The Packer of the local bake: PACKER or the installed one. Raises Problem if it has no QEMU builder."""
+    packer = os.environ.get("PACKER") or shutil.which("packer") or ""
+    if not packer:
+        raise Problem(
+            "Packer is not installed", "bash scripts/install_host_packages.sh image, or PACKER=/path/to/packer"
+        )
+    command = [packer, "validate", "-syntax-only", "packer/local"]
+    answer = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
+    if answer.returncode:
+        raise Problem(
+            f"{packer} cannot read packer/local:\n{answer.stdout}{answer.stderr}",
+            f"with Packer 1.7 or newer: {packer} plugins install github.com/hashicorp/qemu",
+        )
+    return packer
 
 
 def write_stage(path: Path, parts: dict[str, Path], texts: dict[str, str]) -> None:
@@ -147,13 +167,13 @@ def image_facts(model: Model, base: Base, pins: dict[str, str], sets: Path, bake
 
 
 def bake(stages: Stages, base: Base, model: Model, model_path: Path, sets: Path, site: Path, packer: str) -> Path:
-    """Run Packer, or find its result in the cache: a directory with node.qcow2 (compressed), inventory/ and image.json."""
+    """Run Packer, or find its result in the cache: a directory with node.qcow2, inventory/, sets/ and image.json."""
     pins = read_pins()
     inputs = tree_files("service", "packer/files", "packer/local", "scripts/lib.sh", *provisioners())
     key = key_of(inputs, base.name, hash_file(base.disk), sets.name, site.name, model.sha256, json.dumps(pins))
     out = cache_root() / "baked" / f"{model.name}-{base.name}-{key}"
     if out.exists():
-        stages.say(f"image: already baked ({out.name})")
+        stages.skip("image", f"already baked ({out.name})")
         return out
 
     work = BUILD / "bake"
@@ -207,7 +227,7 @@ def bake(stages: Stages, base: Base, model: Model, model_path: Path, sets: Path,
         stages.run(
             [*command, "packer/local"],
             "packer",
-            f"read {stages.log_directory}/packer.log and bake-serial.log, then run make image again: it goes on from here",
+            f"read packer.log and bake-serial.log in {stages.log_directory}; make image again goes on from here",
             env,
         )
     with stages.stage("image: compress"):
@@ -218,6 +238,9 @@ def bake(stages: Stages, base: Base, model: Model, model_path: Path, sets: Path,
         part.mkdir(parents=True)
         shutil.move(work / "node.qcow2", part / "node.qcow2")
         shutil.move(work / "inventory", part / "inventory")
+        (part / "sets").mkdir()
+        for path in sets.glob("*/set.json"):
+            shutil.copy(path, part / "sets" / f"{path.parent.name}.json")
         (part / "image.json").write_text(json.dumps(facts, indent=2) + "\n")
         part.rename(out)
         shutil.rmtree(work)
@@ -237,7 +260,7 @@ def test(stages: Stages, baked: Path) -> Path:
     key = key_of(tree_files("tests/image", "scripts/test_image.py", "scripts/vm.py"))
     report = baked / f"boot-{key}.json"
     if report.exists():
-        stages.say("boot tests: passed before for this very image and these tests")
+        stages.skip("boot tests", "passed before for this very image and these tests")
         return report
     with stages.stage("boot tests"):
         part = report.with_suffix(".part")
@@ -248,6 +271,51 @@ def test(stages: Stages, baked: Path) -> Path:
         )
         part.rename(report)
     return report
+
+
+def tool_version(*command: str) -> str:
+    """The first version number a tool prints, or "unknown"."""
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = re.search(r"\d+(\.\d+)+", answer.stdout)
+    return found[0] if found else "unknown"
+
+
+def pack(stages: Stages, base: Base, reason: str, model: Model, baked: Path, report: Path, packer: str) -> None:
+    """Write the files of the image to build/: qcow2, .oci, SBOM, manifest and checksums, all of them or none."""
+    pins = read_pins()
+    name = f"llamakiln-{model.name}-{pins['LLAMAKILN_VERSION']}-arm64"
+    part = BUILD / "pack"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    with stages.stage("packing"):
+        shutil.copy2(baked / "node.qcow2", part / f"{name}.qcow2")
+        distribution, _, release = base.name.partition("-")
+        command = ["scripts/pack_oci.py", part / f"{name}.qcow2", part / f"{name}.oci"]
+        command += ["--os-name", distribution.capitalize(), "--os-version", release]
+        stages.run([sys.executable, *command], "pack-oci")
+        sets = sorted((baked / "sets").glob("*.json"))
+        command = ["scripts/write_sbom.py", "--version", pins["LLAMAKILN_VERSION"], "--base", base.name]
+        command += ["--model", model.name, "--dpkg", baked / "inventory" / "dpkg.tsv"]
+        command += ["--pip", baked / "inventory" / "pip.json", "--sets", *sets, "--out", part / f"{name}.cdx.json"]
+        stages.run([sys.executable, *command], "sbom")
+    facts = {
+        "version": pins["LLAMAKILN_VERSION"],
+        "model": model.name,
+        "base": {"name": base.name, "release": base.release, "sha256": hash_file(base.disk), "reason": reason},
+        "library_sets": [json.loads(path.read_text()) for path in sets],
+        "python_lock": "service/requirements.txt",
+        "sdist_sha256": pins["LLAMA_CPP_PYTHON_SHA256"],
+        "tools": {"packer": tool_version(packer, "version"), "qemu": tool_version("qemu-system-aarch64", "--version")},
+        "stages": stages.done,
+        "boot": json.loads(report.read_text()),
+    }
+    (BUILD / "logs" / "facts.json").write_text(json.dumps(facts, indent=2))
+    command = ["scripts/write_manifest.py", "--facts", BUILD / "logs" / "facts.json", "--out", part]
+    stages.run([sys.executable, *command, f"{name}.qcow2", f"{name}.oci", f"{name}.cdx.json"], "manifest")
+    for path in sorted(part.iterdir()):
+        path.replace(BUILD / path.name)
+        stages.say(f"  build/{path.name}  {human_size((BUILD / path.name).stat().st_size)}")
+    part.rmdir()
 
 
 def main() -> None:
@@ -264,7 +332,7 @@ def main() -> None:
     stages.say(f"baking {model.name} on {base.name}: {reason}")
 
     if base.disk.exists():
-        stages.say(f"base disk: in the cache ({base.name} {base.release})")
+        stages.skip("base disk", f"in the cache ({base.name} {base.release})")
     else:
         with stages.stage("base disk"):
             stages.run(fetch_command(base), "base-disk", "check the network, then run make image again")
@@ -276,10 +344,11 @@ def main() -> None:
         site = Path(stages.run(["bash", "scripts/build_site_packages.sh", base.python], "python-packages", env=env))
     with stages.stage("model"):
         model_path = Path(stages.run([sys.executable, "scripts/fetch_model.py", model.name], "model"))
-    packer = stages.run(["bash", "scripts/setup_packer.sh"], "setup-packer")
+    packer = find_packer()
     baked = bake(stages, base, model, model_path, sets, site, packer)
     report = test(stages, baked)
-    pack(stages, base, model, baked, report, packer)
+    pack(stages, base, reason, model, baked, report, packer)
+    stages.say("done")
 
 
 if __name__ == "__main__":

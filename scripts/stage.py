@@ -25,11 +25,11 @@ def clock_text(seconds: float) -> str:
 
 
 class Stages:
-    """Announces each step with the time since the start, and keeps how long each took in `durations_s`."""
+    """Announces each step with the time since the start; `done` keeps its name, its seconds and if it was cached."""
 
     def __init__(self, log_directory: Path):
         self.log_directory = log_directory
-        self.durations_s: dict[str, float] = {}
+        self.done: list[dict[str, str | float | bool]] = []
         self._began = time.monotonic()
 
     def say(self, line: str) -> None:
@@ -38,12 +38,18 @@ class Stages:
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """One step: says when it begins and, if it was no cached one, how long it took."""
+        """One step: says when it begins and how long it took."""
         began = time.monotonic()
         self.say(f"{name} ...")
         yield
-        self.durations_s[name] = round(time.monotonic() - began, 1)
-        self.say(f"{name}: done in {clock_text(self.durations_s[name])}")
+        seconds = round(time.monotonic() - began, 1)
+        self.done.append({"name": name, "seconds": seconds, "is_cached": False})
+        self.say(f"{name}: done in {clock_text(seconds)}")
+
+    def skip(self, name: str, why: str) -> None:
+        """One step that need not be done again."""
+        self.done.append({"name": name, "seconds": 0.0, "is_cached": True})
+        self.say(f"{name}: {why}")
 
     def run(self, command: Sequence[str | Path], log: str, way_out: str = "", env: dict[str, str] | None = None) -> str:
         """Run `command` with all it says in the log file; return its standard output's last line.
@@ -64,7 +70,11 @@ class Stages:
             beat.start()
             try:
                 with subprocess.Popen(
-                    [str(word) for word in command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=file, env=env
+                    [str(word) for word in command],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=file,
+                    env=env,
                 ) as process:
                     answer = b""
                     for line in process.stdout:
