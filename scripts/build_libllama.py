@@ -22,7 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -90,14 +90,22 @@ def arm64_variants() -> list[Variant]:
     ]
 
 
-def native_variants(cpu_flags: set[str], has_openblas: bool) -> list[Variant]:
-    """The x86-64 sets for this machine; without llama-cli, which costs as much again as all the rest."""
-    features = [name for name in X86_FEATURES if name in cpu_flags]
-    options, tools = {"GGML_NATIVE": "ON"}, ("llama-bench",)
-    sets = [Variant("x86-64-native", "x86_64", 1, False, features, options, tools)]
-    if has_openblas:
-        sets.append(Variant("x86-64-native-blas", "x86_64", 1, True, features, options, tools))
-    return sets
+def native_variants(machine: str, cpu_flags: set[str], has_openblas: bool) -> list[Variant]:
+    """The sets for this machine; without llama-cli, which costs as much again as all the rest. [] if none fits it.
+
+    On x86-64 whatever the CPU has; on Arm the image's own sets of the highest CPU level that fits.
+    """
+    if machine == "x86_64":
+        features = [name for name in X86_FEATURES if name in cpu_flags]
+        name, options = "x86-64-native", {"GGML_NATIVE": "ON"}
+        sets = [
+            Variant(name, machine, 1, False, features, options, ("llama-bench",)),
+            Variant(f"{name}-blas", machine, 1, True, features, options, ("llama-bench",)),
+        ]
+    else:
+        sets = [v for v in arm64_variants() if v.machine == machine and cpu_flags.issuperset(v.features)]
+        sets = [replace(v, tools=("llama-bench",)) for v in sets if v.rank == max(v.rank for v in sets)]
+    return [variant for variant in sets if has_openblas or not variant.blas]
 
 
 def say(message: str) -> None:
@@ -284,8 +292,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="compilers at a time (default %(default)s)")
     parser.add_argument("--print-key", action="store_true", help="print the name it is cached under, build nothing")
     args = parser.parse_args()
-    if args.target == "native" and platform.machine() != "x86_64":
-        parser.error("native is for x86-64 hosts; on Arm use arm64 --suite SUITE")
     if (args.target == "arm64") != bool(args.suite):
         parser.error("--suite belongs to arm64, and arm64 needs it")
     return args
@@ -299,8 +305,11 @@ def main() -> None:
         variants = arm64_variants()
         ground = answer(REPO / "scripts/make_sysroot.sh", "--print-key", args.suite)
     else:
-        cpu_flags = re.search(r"^flags\s*:(.*)", Path("/proc/cpuinfo").read_text(), re.M)[1].split()
-        variants = native_variants(set(cpu_flags), bool(find_openblas(Path("/"), "x86_64")))
+        machine = platform.machine()
+        cpu_flags = re.search(r"^(?:flags|Features)\s*:(.*)", Path("/proc/cpuinfo").read_text(), re.M)[1].split()
+        variants = native_variants(machine, set(cpu_flags), bool(find_openblas(Path("/"), machine)))
+        if not variants:
+            die(f"no library set fits this {machine} CPU; Arm needs at least {' '.join(A1_FEATURES)}")
         ground = "host"
     compiler = answer("clang" if args.suite else "c++", "--version").splitlines()[0]
     pins = read_pins((REPO / "packer/versions.env").read_text())
