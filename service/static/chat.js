@@ -215,7 +215,7 @@ function explain(error) {
 
 function addTrouble(turn, trouble, retry) {
   const box = document.createElement("div");
-  box.className = "trouble";
+  box.className = trouble.waitS ? "trouble passing" : "trouble";
   box.setAttribute("role", "alert");
   const text = document.createElement("span");
   text.textContent = trouble.text;
