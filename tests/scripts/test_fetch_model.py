@@ -136,6 +136,7 @@ def test_server_that_ignores_ranges_is_read_from_the_start(fetch, hub, tmp_path)
     part_of(tmp_path).write_bytes(CONTENT[:500_000])
     hub.faults.ignores_ranges = True
     assert fetch().returncode == 0
+    assert [request.n_sent for request in hub.downloads()] == [len(CONTENT)]
     assert cached(tmp_path).read_bytes() == CONTENT
 
 
