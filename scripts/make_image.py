@@ -2,75 +2,35 @@
 """Bake the image: `make image [MODEL=demo] [BASE=auto]`.
 
 Base disk, library sets, Python packages, model -> Packer -> boot tests -> packed files. Each step's result is kept in
-the cache under a key of everything that went into it, so a bake that was stopped goes on from what is done, and one that
-was already baked and tested is only packed again. Files appear in build/ complete or not at all.
+the cache under a key of everything that went into it, so a bake that was stopped goes on from what is done, and one
+that was already baked and tested is only packed again. Files appear in build/ complete or not at all.
 Knows the order of the steps and what feeds which. How a step is done is the business of the script it calls.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
-import hashlib
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
+from bake_stage import Parts, bake_key, gather, image_facts, key_of, read_pins, tree_files, write_stage
 from base_disk import Base, choose_base, fetch_command, read_bases
 from catalog import Model, find_model, load_catalog
-from files import REPOSITORY, cache_root, hash_file, human_size, replacing
+from files import REPOSITORY, cache_root, hash_file, human_size
 from probe_kvm import ProbeError, choose_accelerator, find_firmware
 from problem import Problem, run
 from stage import Stages
 
 BUILD = REPOSITORY / "build"
-BUILD_TEMPLATE = REPOSITORY / "packer" / "local" / "build.pkr.hcl"
 # Base, Packer's copy, overlays and packed files of a demo bake take 4 GB together; the rest is room for caches.
 NEEDED_FREE_BYTES = 8 * 10**9
 KEPT_BAKES = 2
 GIB = 2**30
-
-
-def read_pins() -> dict[str, str]:
-    """The KEY=value lines of packer/versions.env."""
-    lines = (REPOSITORY / "packer" / "versions.env").read_text().splitlines()
-    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
-
-
-def provisioners() -> list[str]:
-    """The scripts the Packer template runs: the template is the one home of their order."""
-    return re.findall(r'"(scripts/\w+\.sh)"', BUILD_TEMPLATE.read_text())
-
-
-def tree_files(*roots: str) -> list[Path]:
-    """The files below `roots` (paths in the repository) that go onto the image, sorted."""
-    found = []
-    for root in roots:
-        path = REPOSITORY / root
-        found += (
-            [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
-        )
-    return sorted(found)
-
-
-def key_of(paths: list[Path], *words: str) -> str:
-    """A short key of the files' names, modes and content, and of `words`."""
-    digest = hashlib.sha256("\0".join(words).encode())
-    for path in paths:
-        mode = "x" if os.access(path, os.X_OK) else "-"
-        digest.update(f"\0{path.relative_to(REPOSITORY)}\0{mode}\0{hash_file(path)}".encode())
-    return digest.hexdigest()[:16]
-
-
-def git(*words: str) -> str:
-    """What git says, or "" outside a checkout."""
-    answer = subprocess.run(["git", "-C", REPOSITORY, *words], capture_output=True, text=True, check=False)
-    return answer.stdout.strip()
 
 
 def check_machine() -> None:
@@ -107,26 +67,6 @@ def find_packer() -> str:
     return packer
 
 
-def write_stage(path: Path, parts: dict[str, Path], texts: dict[str, str]) -> None:
-    """Tar everything the image gets, as root's, in a fixed order and with no times: same input, same bytes."""
-
-    def anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
-        if "__pycache__" in member.name:
-            return None
-        member.uid = member.gid = member.mtime = 0
-        member.uname = member.gname = "root"
-        return member
-
-    with replacing(path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for name, source in sorted(parts.items()):
-            tar.add(source, name, filter=anonymous)
-        for name, text in sorted(texts.items()):
-            source = path.with_name(name)
-            source.write_text(text)
-            tar.add(source, name, filter=anonymous)
-            source.unlink()
-
-
 def write_seed(directory: Path, user: str) -> Path:
     """A NoCloud seed that lets the bake in by a key of its own; returns the private key's path."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -138,39 +78,15 @@ def write_seed(directory: Path, user: str) -> Path:
     (directory / "meta-data").write_text("instance-id: llamakiln-bake\nlocal-hostname: llamakiln-bake\n")
     (directory / "user-data").write_text(
         f"#cloud-config\nssh_authorized_keys: [{json.dumps(public)}]\npackage_update: false\npackage_upgrade: false\n"
-        f"ssh_genkeytypes: [ed25519]\n"
+        "ssh_genkeytypes: [ed25519]\nlocale: false\n"
     )
     return key
 
 
-def image_facts(model: Model, base: Base, pins: dict[str, str], sets: Path, bake_key: str) -> dict:
-    """What /etc/llm/image.json tells about the image it is on."""
-    return {
-        "name": "llamakiln",
-        "version": pins["LLAMAKILN_VERSION"],
-        "bake": bake_key,
-        "git_commit": git("rev-parse", "HEAD"),
-        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "base": {"name": base.name, "release": base.release},
-        "model": {
-            "name": model.name,
-            "file": model.file_name,
-            "sha256": model.sha256,
-            "bytes": model.bytes,
-            "license": model.license,
-            "context": model.context,
-        },
-        "llama_cpp_python": pins["LLAMA_CPP_PYTHON_VERSION"],
-        "llama_cpp_commit": pins["LLAMA_CPP_COMMIT"],
-        "library_sets": sorted(path.parent.name for path in sets.glob("*/set.json")),
-    }
-
-
-def bake(stages: Stages, base: Base, model: Model, model_path: Path, sets: Path, site: Path, packer: str) -> Path:
+def bake(stages: Stages, parts: Parts, packer: str) -> Path:
     """Run Packer, or find its result in the cache: a directory with node.qcow2, inventory/, sets/ and image.json."""
-    pins = read_pins()
-    inputs = tree_files("service", "packer/files", "packer/local", "scripts/lib.sh", *provisioners())
-    key = key_of(inputs, base.name, hash_file(base.disk), sets.name, site.name, model.sha256, json.dumps(pins))
+    base, model = parts.base, parts.model
+    key = bake_key(parts, hash_file(base.disk))
     out = cache_root() / "baked" / f"{model.name}-{base.name}-{key}"
     if out.exists():
         stages.skip("image", f"already baked ({out.name})")
@@ -182,24 +98,8 @@ def bake(stages: Stages, base: Base, model: Model, model_path: Path, sets: Path,
     accelerator, reason = choose_accelerator()
     stages.say(f"accelerator: {accelerator}, {reason}")
     with stages.stage("staging"):
-        facts = image_facts(model, base, pins, sets, key)
-        settings = {"MODEL_NAME": model.name, "MODEL_FILE": model_path.name}
-        settings |= {"MODEL_SHA256": model.sha256, "MODEL_CONTEXT": str(model.context)}
-        write_stage(
-            work / "stage.tar",
-            {
-                "service": REPOSITORY / "service",
-                "files": REPOSITORY / "packer" / "files",
-                "scripts/lib.sh": REPOSITORY / "scripts" / "lib.sh",
-                "lib": sets,
-                "site": site,
-                f"model/{model_path.name}": model_path,
-            },
-            {
-                "bake.env": "".join(f"{name}={value}\n" for name, value in settings.items()),
-                "image.json": json.dumps(facts, indent=2) + "\n",
-            },
-        )
+        facts = image_facts(parts, key)
+        write_stage(work / "stage.tar", parts, facts)
         key_file = write_seed(work / "seed", base.user)
     variables = {
         "base_image": base.disk,
@@ -239,7 +139,7 @@ def bake(stages: Stages, base: Base, model: Model, model_path: Path, sets: Path,
         shutil.move(work / "node.qcow2", part / "node.qcow2")
         shutil.move(work / "inventory", part / "inventory")
         (part / "sets").mkdir()
-        for path in sets.glob("*/set.json"):
+        for path in parts.sets.glob("*/set.json"):
             shutil.copy(path, part / "sets" / f"{path.parent.name}.json")
         (part / "image.json").write_text(json.dumps(facts, indent=2) + "\n")
         part.rename(out)
@@ -336,16 +236,9 @@ def main() -> None:
     else:
         with stages.stage("base disk"):
             stages.run(fetch_command(base), "base-disk", "check the network, then run make image again")
-    with stages.stage("library sets"):
-        command = [sys.executable, "scripts/build_libllama.py", "arm64", "--suite", base.suite]
-        sets = Path(stages.run(command, "library-sets"))
-    with stages.stage("python packages"):
-        env = os.environ | {"PYTHON": sys.executable}
-        site = Path(stages.run(["bash", "scripts/build_site_packages.sh", base.python], "python-packages", env=env))
-    with stages.stage("model"):
-        model_path = Path(stages.run([sys.executable, "scripts/fetch_model.py", model.name], "model"))
+    parts = gather(stages, base, model)
     packer = find_packer()
-    baked = bake(stages, base, model, model_path, sets, site, packer)
+    baked = bake(stages, parts, packer)
     report = test(stages, baked)
     pack(stages, base, reason, model, baked, report, packer)
     stages.say("done")
