@@ -322,7 +322,11 @@ def main() -> None:
     work, lock_file = home.with_name(f".{key}.work"), home.with_name(f".{key}.lock")
     home.mkdir(parents=True, exist_ok=True)
     with lock_file.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # a second run waits for the first, then finds its sets
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"waiting for another run that builds {key}")
+            fcntl.flock(lock, fcntl.LOCK_EX)
         if not all((home / variant.name).exists() for variant in variants):
             build(variants, home, work, pins, args.suite, args.jobs)
         shutil.rmtree(work, ignore_errors=True)
@@ -334,3 +338,5 @@ if __name__ == "__main__":
         main()
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    except OSError as error:
+        die(str(error))
