@@ -22,7 +22,7 @@ from bake_stage import Parts, bake_key, gather, image_facts, key_of, read_pins, 
 from base_disk import Base, choose_base, fetch_command, read_bases
 from catalog import Model, find_model, load_catalog
 from files import REPOSITORY, cache_root, hash_file, human_size
-from probe_kvm import ProbeError, choose_accelerator, find_firmware
+from probe_kvm import choose_accelerator, find_firmware
 from problem import Problem, run
 from stage import Stages
 
@@ -67,7 +67,7 @@ def find_packer() -> str:
     return packer
 
 
-def write_seed(directory: Path, user: str) -> Path:
+def write_seed(directory: Path) -> Path:
     """A NoCloud seed that lets the bake in by a key of its own; returns the private key's path."""
     directory.mkdir(parents=True, exist_ok=True)
     key = directory / "id_ed25519"
@@ -100,7 +100,7 @@ def bake(stages: Stages, parts: Parts, packer: str) -> Path:
     with stages.stage("staging"):
         facts = image_facts(parts, key)
         write_stage(work / "stage.tar", parts, facts)
-        key_file = write_seed(work / "seed", base.user)
+        key_file = write_seed(work / "seed")
     variables = {
         "base_image": base.disk,
         "base_sha256": hash_file(base.disk),
@@ -245,7 +245,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        run(main)
-    except ProbeError as error:
-        sys.exit(f"error: {error}")
+    run(main)
