@@ -20,7 +20,7 @@ from service.metrics import Metrics
 from service.model import Model
 from service.request import Request, SamplingParams
 from service.server import Server
-from tests.fakes import FakeModel
+from tests.fakes import FakeModel, Gate
 
 
 def make_config(**changes: Any) -> Config:
@@ -151,7 +151,7 @@ class Running:
     """An engine in its own thread, behind the WSGI door and, if `server` is there, behind waitress."""
 
     engine: Engine
-    model: FakeModel
+    model: Any  # a FakeModel, or the real one
     door: Door
     metrics: Metrics
     server: Server | None = None
@@ -164,7 +164,7 @@ class Running:
 
 @contextlib.contextmanager
 def run_service(
-    model: FakeModel | None = None,
+    model: Model | None = None,
     *,
     on_socket: bool = False,
     ping_s: float = 10.0,
@@ -172,7 +172,7 @@ def run_service(
     wait_ready: bool = True,
     **changes: Any,
 ) -> Iterator[Running]:
-    """A whole service with a fake model. poll_s is short, as nothing is measured by the clock here."""
+    """A whole service, with a fake model unless told otherwise. poll_s is short: nothing here is about time."""
     model = model or FakeModel()
     config = make_config(**changes)
     ready = threading.Event()
@@ -202,9 +202,8 @@ def run_service(
     try:
         yield Running(engine, model, Door(app), metrics, server)
     finally:
-        open_for_ever = getattr(model.gate, "open_for_ever", None)
-        if open_for_ever:
-            open_for_ever()
+        if isinstance(gate := getattr(model, "gate", None), Gate):
+            gate.open_for_ever()
         assert engine.stop(30)
         if server:
             server.task_dispatcher.shutdown(timeout=5)

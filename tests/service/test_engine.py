@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import Any
 
@@ -355,10 +356,8 @@ def test_every_accepted_request_has_exactly_one_end(actions: list[tuple[str, Any
     try:
         for action, value in actions:
             if action == "submit":
-                try:
+                with contextlib.suppress(QueueFull, Draining):
                     accepted.append(submit(engine, "x", max_tokens=value))
-                except (QueueFull, Draining):
-                    pass
             elif action == "step":
                 run(engine, value)
             elif action == "cancel" and accepted:

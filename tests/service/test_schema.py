@@ -31,7 +31,9 @@ def test_json_is_taken(content_type: str):
     assert parse('{"prompt":"é"}', content_type) == {"prompt": "é"}
 
 
-@pytest.mark.parametrize("content_type", [None, "", "text/plain", "application/x-www-form-urlencoded", "application/jsonx"])
+@pytest.mark.parametrize(
+    "content_type", [None, "", "text/plain", "application/x-www-form-urlencoded", "application/jsonx"]
+)
 def test_other_content_types_are_415(content_type: str | None):
     with pytest.raises(UnsupportedMedia, match="must be application/json"):
         parse("{}", content_type)
@@ -138,7 +140,8 @@ def test_faults_in_messages_name_the_place(messages: Any, message: str):
 def test_messages_are_text_in_the_end():
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     ask = schema.parse_chat(
-        {"messages": [{"role": "developer", "content": "be kind", "name": "x"}, {"role": "user", "content": parts}]}, 400
+        {"messages": [{"role": "developer", "content": "be kind", "name": "x"}, {"role": "user", "content": parts}]},
+        400,
     )
     assert ask.messages == ({"role": "system", "content": "be kind"}, {"role": "user", "content": "ab"})
 
@@ -169,7 +172,11 @@ def test_both_names_of_the_token_limit_work():
 @pytest.mark.parametrize(
     ("body", "n_prompt", "message"),
     [
-        ({"max_tokens": 300}, 310, "max_tokens=300: the context holds 512 tokens and the prompt uses 310, so at most 202"),
+        (
+            {"max_tokens": 300},
+            310,
+            "max_tokens=300: the context holds 512 tokens and the prompt uses 310, so at most 202",
+        ),
         ({}, 512, "prompt: uses 512 tokens; the context holds 512, so at most 511"),
         ({}, 0, "prompt: holds no tokens"),
     ],

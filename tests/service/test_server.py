@@ -40,7 +40,9 @@ def post_raw(service: Running, body: dict[str, object]) -> socket.socket:
     """A client that has asked and can vanish."""
     data = json.dumps(body).encode()
     client = socket.create_connection(("127.0.0.1", service.server.port), 10)
-    head = f"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+    head = (
+        f"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+    )
     client.sendall(head.encode() + data)
     return client
 
@@ -116,7 +118,11 @@ def test_body_limit_is_exact_and_its_error_is_json():
 
 @pytest.mark.parametrize(
     "data",
-    [b"NONSENSE\r\n\r\n", b"GET / HTTP/1.1\r\nBad Header\r\n\r\n", b"POST /generate HTTP/1.1\r\nContent-Length: x\r\n\r\n"],
+    [
+        b"NONSENSE\r\n\r\n",
+        b"GET / HTTP/1.1\r\nBad Header\r\n\r\n",
+        b"POST /generate HTTP/1.1\r\nContent-Length: x\r\n\r\n",
+    ],
 )
 def test_bad_http_is_a_json_400(held: Running, data: bytes):
     with socket.create_connection(("127.0.0.1", held.server.port), 10) as client:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,7 +20,7 @@ ANY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:
     marks = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
-    return [data[start:end] for start, end in zip(marks, marks[1:])]
+    return [data[start:end] for start, end in itertools.pairwise(marks)]
 
 
 def run(pieces: list[bytes], stop: list[str] | tuple[str, ...] = ()) -> tuple[list[str], bool]:

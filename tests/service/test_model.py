@@ -1,0 +1,214 @@
+"""llama.cpp itself, with the demo model and the library set in LLM_LIB_DIR (`make test` sets it)."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from service import library
+from service.config import MAX_AUTO_CONTEXT
+from service.errors import ModelError, ModelFatal
+from service.model import Entry, LlamaModel, read_ahead
+from service.prompt import Prompter
+from service.request import SamplingParams
+from tests.service.door import run_service, wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMO = ROOT / "packer/models/demo.gguf"
+GREEDY = SamplingParams(max_tokens=32, temperature=0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def chosen_library() -> None:
+    assert "LLM_LIB_DIR" in os.environ, "LLM_LIB_DIR must name a directory of library sets; `make test` sets it"
+    if "llama_cpp" not in sys.modules:
+        library.load(Path(os.environ["LLM_LIB_DIR"]), "auto")
+
+
+def make(path: Path = DEMO, **changes: Any) -> LlamaModel:
+    """One thread: the barriers of two cost minutes when other work has the cores."""
+    values: dict[str, Any] = {"n_context": None, "max_auto_context": MAX_AUTO_CONTEXT, "n_threads": 1}
+    return LlamaModel(path, **{**values, **changes})
+
+
+@pytest.fixture
+def model() -> Iterator[LlamaModel]:
+    model = make()
+    yield model
+    model.close()
+
+
+def generate(model: LlamaModel, tokens: list[int], n: int, params: SamplingParams = GREEDY, seed: int = 0) -> list[int]:
+    """What the engine does, in its simplest form."""
+    sampler = model.make_sampler(params, seed)
+    said: list[int] = []
+    start = 0
+    tokens = list(tokens)
+    try:
+        while len(said) < n:
+            part = tokens[start : start + model.max_batch]
+            end = start + len(part)
+            model.decode(
+                [Entry(token, start + i, wants_logits=start + i == len(tokens) - 1) for i, token in enumerate(part)]
+            )
+            start = end
+            if start == len(tokens):
+                said.append(sampler.sample(len(part) - 1))
+                tokens.append(said[-1])
+    finally:
+        sampler.close()
+        model.forget(0)
+    return said
+
+
+def test_facts_of_the_file_are_read(model: LlamaModel):
+    assert model.chat_template and "messages" in model.chat_template
+    assert model.eos_text and model.is_end(model.tokenize(model.eos_text, add_special=False, parse_special=True)[0])
+    assert 64 <= model.n_context <= MAX_AUTO_CONTEXT
+    assert model.description
+
+
+@pytest.mark.parametrize("text", ["What is Llamakiln?", "a\n\nb", "naïve café", "🦙 50 €", " x ", "\x00"])
+def test_text_survives_the_way_through_tokens(model: LlamaModel, text: str):
+    tokens = model.tokenize(text, add_special=False, parse_special=False)
+    assert b"".join(model.token_bytes(token) for token in tokens).decode().strip(" ") == text.strip(" ")
+
+
+def test_special_tokens_are_read_only_where_they_may_be(model: LlamaModel):
+    as_marker = model.tokenize(model.eos_text, add_special=False, parse_special=True)
+    as_text = model.tokenize(model.eos_text, add_special=False, parse_special=False)
+    assert len(as_marker) == 1 < len(as_text)
+    assert model.token_bytes(as_marker[0]) == b""
+
+
+def test_long_text_is_tokenized_whole(model: LlamaModel):
+    text = "the node answers. " * 5000
+    tokens = model.tokenize(text, add_special=True, parse_special=False)
+    assert len(tokens) > 5000
+
+
+def test_greedy_answer_is_always_the_same(model: LlamaModel):
+    tokens = Prompter(model).encode_chat([{"role": "user", "content": "What is Llamakiln?"}])
+    assert generate(model, tokens, 12) == generate(model, tokens, 12)
+
+
+def test_seed_decides_the_draw(model: LlamaModel):
+    tokens = Prompter(model).encode("a")
+    hot = SamplingParams(max_tokens=9, temperature=2.0, top_p=1.0, top_k=0)
+    draws = [tuple(generate(model, tokens, 9, hot, seed)) for seed in (1, 1, 2, 3)]
+    assert draws[0] == draws[1] and len(set(draws)) > 1
+
+
+def test_top_k_of_one_is_greedy(model: LlamaModel):
+    tokens = Prompter(model).encode_chat([{"role": "user", "content": "hello"}])
+    narrow = SamplingParams(max_tokens=9, temperature=1.0, top_k=1)
+    assert generate(model, tokens, 9, narrow, seed=5) == generate(model, tokens, 9)
+
+
+def test_forgotten_sequence_leaves_nothing_behind(model: LlamaModel):
+    prompter = Prompter(model)
+    question, other = prompter.encode("What is Llamakiln?"), prompter.encode("Something else")
+    alone = generate(model, question, 8)
+    generate(model, other, 8)
+    assert generate(model, question, 8) == alone
+
+
+def test_prompt_of_several_batches_says_the_same():
+    tokens: list[int] = []
+    answers = []
+    for max_batch in (8, 128):
+        model = make(max_batch=max_batch)
+        tokens = tokens or Prompter(model).encode_chat([{"role": "user", "content": "What is Llamakiln? " * 3}])
+        answers.append(generate(model, tokens, 4))
+        model.close()
+    assert len(tokens) > 8 and answers[0] == answers[1]
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        ([], "a batch of 0 tokens: must be 1 to"),
+        ([Entry(1, i) for i in range(1000)], "a batch of 1000 tokens: must be 1 to"),
+        ([Entry(10**8, 0)], "llama_decode answered -1 for 1 tokens: invalid batch"),
+        ([Entry(1, 5, 9)], "llama_decode answered -1 for 1 tokens: invalid batch"),
+    ],
+)
+def test_refused_batch_is_an_error_and_the_model_goes_on(model: LlamaModel, batch: list[Entry], message: str):
+    before = generate(model, [1, 2, 3], 3)
+    with pytest.raises(ModelError, match=message) as caught:
+        model.decode(batch)
+    assert not isinstance(caught.value, ModelFatal)
+    assert generate(model, [1, 2, 3], 3) == before
+
+
+def test_full_cache_is_an_error_and_the_model_goes_on():
+    """llama.cpp rounds the context up to 256 cells, so it is full later than n_context says."""
+    model = make(n_context=64, max_batch=64)
+    try:
+        with pytest.raises(ModelError, match="answered 1 for 64 tokens: no room in the KV cache"):
+            for start in range(0, 1024, 64):
+                model.decode([Entry(1, start + i) for i in range(64)])
+        model.forget(0)
+        assert len(generate(model, [1, 2, 3], 3)) == 3
+    finally:
+        model.close()
+
+
+def test_context_is_the_models_or_what_is_asked():
+    for n_context, expected in ((None, None), (128, 128)):
+        model = make(n_context=n_context, max_auto_context=96)
+        assert model.n_context == (expected or 96)
+        model.close()
+
+
+@pytest.mark.parametrize("n_bytes", [4, 1000, -1000])
+def test_damaged_file_is_fatal_and_said_in_the_log(tmp_path: Path, n_bytes: int, caplog: pytest.LogCaptureFixture):
+    (tmp_path / "cut.gguf").write_bytes(DEMO.read_bytes()[:n_bytes])
+    with pytest.raises(ModelFatal, match=r"cut\.gguf: llama\.cpp cannot load this file"):
+        make(tmp_path / "cut.gguf")
+    assert any(record.name == "llama.cpp" and record.levelno == logging.ERROR for record in caplog.records)
+
+
+def test_close_twice_is_harmless(model: LlamaModel):
+    model.close()
+
+
+def test_read_ahead_reads_to_the_end(tmp_path: Path):
+    read_ahead(DEMO)
+    with pytest.raises(FileNotFoundError):
+        read_ahead(tmp_path / "nope")
+
+
+def test_demo_answers_through_the_whole_service():
+    body = {"messages": [{"role": "user", "content": "What is Llamakiln?"}], "temperature": 0, "max_tokens": 48}
+    with run_service(make()) as service:
+        whole = service.door.post("/v1/chat/completions", body).json
+        events = service.door.post("/v1/chat/completions", {**body, "stream": True}).events
+    text = whole["choices"][0]["message"]["content"]
+    assert "".join(event["choices"][0]["delta"].get("content", "") for event in events[:-1]) == text
+    assert "Llamakiln" in text
+
+
+def test_process_serves_the_demo_and_says_nothing_of_llama_cpp(tmp_path: Path):
+    environ = {**os.environ, "LLM_MODEL": str(DEMO), "LLM_PORT": "0", "LLM_THREADS": "1"}
+    log = tmp_path / "log"
+    with open(log, "wb") as file:
+        process = subprocess.Popen([sys.executable, "-m", "service"], cwd=ROOT, env=environ, stderr=file, stdout=file)
+    try:
+        wait_until(lambda: "ready after" in log.read_text() or process.poll() is not None, 120)
+        port = log.read_text().split("port ")[1].split(",")[0]
+        reply = httpx.post(f"http://127.0.0.1:{port}/generate", json={"prompt": "hi", "max_tokens": 8}, timeout=60)
+        assert reply.json()["usage"]["completion_tokens"] <= 8
+        process.terminate()
+        assert process.wait(30) == 0
+        assert all(line.startswith("INFO service") for line in log.read_text().splitlines()), log.read_text()
+    finally:
+        process.kill()
