@@ -27,6 +27,7 @@ REPO = Path(__file__).resolve().parent.parent
 TESTS = REPO / "tests" / "image"
 BOOT_TIMEOUT_S = 600
 DISK_GB = 50  # the architecture's boot volume
+LOGS = REPO / "build" / "logs"
 
 
 def log(line: str) -> None:
@@ -156,12 +157,15 @@ def check_image(image: Path) -> tuple[bool, dict[str, dict]]:
     """Boot two copies, test both, compare them, restart one; (whether all tests passed, the boot report)."""
     accelerator, reason = choose_accelerator()
     machines = choose_machines(accelerator, Path("/proc/cpuinfo").read_text())
-    log(f"booting two fresh copies of {image.name}: {reason}")
+    LOGS.mkdir(parents=True, exist_ok=True)
+    log(f"booting two fresh copies of {image.name} ({reason}); consoles in {LOGS}/console-*.log")
     with tempfile.TemporaryDirectory(prefix="llamakiln-test-") as folder, ThreadPoolExecutor(2) as pool:
         facts = {shape: Path(folder) / f"{shape}.json" for shape in machines}
         with ExitStack() as running:  # inside the pool: machines end first, and then whoever still waits for them
             copies = {
-                shape: running.enter_context(VM(image, name=f"copy-{shape}", disk_gb=DISK_GB, **machine))
+                shape: running.enter_context(
+                    VM(image, name=f"copy-{shape}", disk_gb=DISK_GB, console=LOGS / f"console-{shape}.log", **machine)
+                )
                 for shape, machine in machines.items()
             }
             boots = {shape: pool.submit(watch_boot, vm) for shape, vm in copies.items()}

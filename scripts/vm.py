@@ -69,8 +69,9 @@ def qemu_command(
     ssh_port: int,
     http_port: int,
     metadata: str,
+    console: Path,
 ) -> list[str]:
-    """Return the command line of one machine whose files (disk.qcow2, seed/, serial.log) are in workdir.
+    """Return the command line of one machine whose files (disk.qcow2, seed/) are in workdir.
 
     The disk hangs on virtio-scsi, as a paravirtualized boot volume does in Oracle Cloud. `-bios` keeps no UEFI
     variables: the machine has to start from the fallback path EFI/BOOT/BOOTAA64.EFI, like a new instance made from an
@@ -95,7 +96,7 @@ def qemu_command(
         *source,
         *("-netdev", network, "-device", "virtio-net-pci,netdev=net,romfile="),
         *("-device", "virtio-rng-pci"),
-        *("-display", "none", "-monitor", "none", "-parallel", "none", "-serial", f"file:{workdir / 'serial.log'}"),
+        *("-display", "none", "-monitor", "none", "-parallel", "none", "-serial", f"file:{console}"),
     ]
 
 
@@ -124,9 +125,13 @@ class VM:
         disk_gb: int | None = None,
         metadata: str = "nocloud",
         name: str | None = None,
+        console: Path | None = None,
         say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
     ):
-        """image: qcow2 file, opened read-only; disk_gb: the copy's size in GiB when larger than the image's own."""
+        """image: qcow2 file, opened read-only; disk_gb: the copy's size in GiB when larger than the image's own.
+
+        console: where the serial console is written to, if it shall outlive the machine.
+        """
         self.image, self.cpu, self.accelerator, self.cores, self.memory_mb = image, cpu, accelerator, cores, memory_mb
         self.disk_gb, self.metadata, self.name, self.say = disk_gb, metadata, name or f"llamakiln-{cpu}", say
         self.user: str | None = None
@@ -135,6 +140,7 @@ class VM:
         self.ssh_port, self.http_port = free_ports(2)
         # ssh's control socket lives in here too, and a socket's path holds 107 bytes: so never under a deep folder
         self.workdir = Path(tempfile.mkdtemp(prefix="llamakiln-vm-"))
+        self.console = console or self.workdir / "console.log"
 
     # -- power ---------------------------------------------------------------------------------------------------------
 
@@ -165,6 +171,7 @@ class VM:
             ssh_port=self.ssh_port,
             http_port=self.http_port,
             metadata=self.metadata,
+            console=self.console,
         )
         with open(self.workdir / "qemu.log", "wb") as log:
             # A session of its own: Ctrl-C reaches us alone, and we end QEMU after we have said what was on its console
@@ -333,8 +340,7 @@ class VM:
     def last_words(self) -> str:
         """Return the end of QEMU's own messages and of the serial console."""
         lines = []
-        for file, label in (("qemu.log", "QEMU said"), ("serial.log", "end of the serial console")):
-            path = self.workdir / file
+        for path, label in ((self.workdir / "qemu.log", "QEMU said"), (self.console, "end of the serial console")):
             text = path.read_text(errors="replace") if path.exists() else ""
             clean = [line.rstrip() for line in re.sub(TERMINAL_CODES, "", text).splitlines()]
             tail = [line for line in clean if line][-SERIAL_TAIL_LINES:]
@@ -371,7 +377,7 @@ def main() -> int:
         vm.wait_for_ssh(options.timeout)
         if options.exec:
             return subprocess.run(vm.ssh_command(options.exec), stdin=subprocess.DEVNULL).returncode
-        print(f"log in:  {shlex.join(vm.ssh_command())}\npage:    {vm.url}\nconsole: {vm.workdir}/serial.log")
+        print(f"log in:  {shlex.join(vm.ssh_command())}\npage:    {vm.url}\nconsole: {vm.console}")
         print("Ctrl-C ends the machine and forgets its disk.", flush=True)
         vm.process.wait()
         raise VMError(f"{vm.name}: QEMU ended\n{vm.last_words()}")

@@ -71,9 +71,12 @@ def has_ended(pid: int) -> bool:
         return True
 
 
+CONSTANT = {"metadata": "nocloud", "console": Path("/w/console.log")}
+
+
 def command(**changes) -> list[str]:
     options = {"cpu": "a2", "accelerator": "tcg", "cores": 2, "memory_mb": 2048, "ssh_port": 2201, "http_port": 8001}
-    return qemu_command(Path("/w"), Path("/f/QEMU_EFI.fd"), **{"metadata": "nocloud"} | options | changes)
+    return qemu_command(Path("/w"), Path("/f/QEMU_EFI.fd"), **CONSTANT | options | changes)
 
 
 def test_ports_are_forwarded_from_loopback_only():
@@ -95,6 +98,23 @@ def test_machine_is_the_one_asked_for(changes, expected):
     words = command(**changes)
     start = words.index(expected[0])
     assert words[start : start + len(expected)] == expected
+
+
+def test_oracle_s_metadata_are_where_cloud_init_asks():
+    """The asset tag makes it ask, at Oracle's address, which lies in the machine's own network."""
+    words = command(metadata="oracle")
+    assert "type=3,asset=OracleCloud.com" in words
+    netdev = next(part for part in words if part.startswith("user,"))
+    assert "net=169.254.0.0/16,guestfwd=tcp:169.254.169.254:80-cmd:" in netdev
+    assert netdev.endswith("imds.py /w/seed")
+    assert not any("CIDATA" in word for word in words)
+
+
+def test_console_outlives_the_machine_where_it_is_asked_to(fake_qemu, image, tmp_path):
+    fake_qemu(RUNS_ON)
+    with VM(image, console=tmp_path / "kept.log") as machine:
+        wait_for_text(machine.console)
+    assert (tmp_path / "kept.log").read_text() == "booting\n"
 
 
 def test_free_ports_differ():
@@ -191,7 +211,7 @@ def test_two_copies_are_two_instances(fake_qemu, image):
 def test_ended_machine_shows_its_console(fake_qemu, image):
     fake_qemu('echo "Kernel panic - not syncing" >>"${1#file:}"; echo "qemu: out of memory" >&2; exit 1')
     with pytest.raises(VMError, match=r"QEMU ended(.|\n)*qemu: out of memory(.|\n)*Kernel panic"), VM(image) as machine:
-        wait_for_text(machine.workdir / "serial.log")
+        wait_for_text(machine.console)
         machine.process.wait(10)
         machine.wait_for("ssh", lambda: False, timeout_s=30)
 
@@ -199,7 +219,7 @@ def test_ended_machine_shows_its_console(fake_qemu, image):
 def test_late_machine_shows_its_console(fake_qemu, image):
     fake_qemu(RUNS_ON)
     with pytest.raises(VMError, match=r"no 200 from /readyz within 0 s(.|\n)*booting"), VM(image) as machine:
-        wait_for_text(machine.workdir / "serial.log")
+        wait_for_text(machine.console)
         machine.wait_for_http(timeout_s=0)
 
 
