@@ -110,8 +110,7 @@ def drain(settings: Config, engine: Engine, server: Server, mailbox: queue.Simpl
         left_s -= 0.1
     is_hurried = not mailbox.empty()
     is_stopped = engine.stop(0.0 if is_hurried else STOP_S)
-    if not is_hurried:
-        server.wait_flushed(STOP_S)
+    server.wait_flushed(0.5 if is_hurried else STOP_S)
     log.info("stopped")
     if not is_stopped:  # the engine is inside llama.cpp: Python's own end would pull memory from under it
         logging.shutdown()

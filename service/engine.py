@@ -164,12 +164,16 @@ class Engine:
             return self._changed.wait_for(lambda: not self._waiting and self._run is None, timeout_s)
 
     def stop(self, timeout_s: float) -> bool:
-        """End the thread after its current step; what still waits or runs fails. Returns whether it ended in time."""
+        """End the thread after its current step; what still waits or runs fails, even if that step never ends.
+
+        Returns whether the thread ended in time.
+        """
         with self._changed:
             self._phase = Phase.STOPPED
             self._changed.notify_all()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
+        self._end_all()
         return not self._thread.is_alive()
 
     def _require_open(self) -> None:
@@ -231,12 +235,7 @@ class Engine:
         """Fail everything that is left and free the model."""
         with self._changed:
             self._phase = Phase.STOPPED
-            left = [*self._waiting, *([self._run.request] if self._run else [])]
-            self._waiting.clear()
-            for request in left:
-                self._end(
-                    request, Failed(Draining("this node stopped before the answer was complete", retry_after_s=5))
-                )
+            self._end_all()
             if self._run:
                 self._run.sampler.close()
                 self._run = None
@@ -347,6 +346,14 @@ class Engine:
             self._changed.notify_all()
 
     # Both
+
+    def _end_all(self) -> None:
+        with self._changed:
+            left = [*self._waiting, *([self._run.request] if self._run else [])]
+            self._waiting.clear()
+            for request in left:
+                stopped = Draining("this node stopped before the answer was complete", retry_after_s=5)
+                self._end(request, Failed(stopped))
 
     def _timed_out(self) -> TimedOut:
         return TimedOut(f"no complete answer within {self._timeout_s:g} s (LLM_REQUEST_TIMEOUT_S)")

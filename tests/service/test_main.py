@@ -147,16 +147,18 @@ def test_drain_without_work_is_over_at_once(tmp_path: Path):
         assert process.exit_code() == 0
 
 
-def test_drain_ends_after_its_time_and_the_client_is_told(tmp_path: Path):
-    """The model hangs at the gate until the drain is over; then its step ends and the process stops by itself."""
+@pytest.mark.parametrize("hangs", [False, True])
+def test_drain_ends_after_its_time_and_the_client_is_told(tmp_path: Path, hangs: bool):
+    """Whether the model's current step ends or not, the answer ends with an error and the process with 0."""
     with ready(tmp_path, LLM_DRAIN_S="0") as process:
         lines: list[str] = []
         reader = stream(process, lines)
         process.tokens(1)
         wait_until(lambda: lines)
         process.signal()
-        process.notices("STOPPING=1")
-        process.tokens(1)
+        if not hangs:
+            wait_until(lambda: httpx.get(process.url + "/readyz").json()["status"] == "stopped")
+            process.tokens(1)
         reader.join(30)
         assert json.loads(lines[-2][6:])["error"]["code"] == "draining"
         assert process.exit_code() == 0
@@ -165,13 +167,15 @@ def test_drain_ends_after_its_time_and_the_client_is_told(tmp_path: Path):
 def test_second_sigterm_ends_at_once(tmp_path: Path):
     with ready(tmp_path, LLM_DRAIN_S="300") as process:
         lines: list[str] = []
-        stream(process, lines)
+        reader = stream(process, lines)
         process.tokens(1)
         wait_until(lambda: lines)
         process.signal()
         process.notices("STOPPING=1")
         process.signal()
         assert process.exit_code() == 0  # the model still hangs at the gate
+        reader.join(30)
+        assert json.loads(lines[-2][6:])["error"]["code"] == "draining"
 
 
 def test_watchdog_is_fed_while_the_engine_lives(tmp_path: Path):
