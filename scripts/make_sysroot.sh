@@ -62,6 +62,10 @@ if [ ! -d "$dir" ]; then
     "$suite" "$part/root" ${source[@]+"${source[@]}"} >&2 ||
     die "could not make the arm64 sysroot of $suite" "check that the release's package servers can be reached, then run again"
   rm -rf "$part/root"/{dev,etc,tmp,var}
+  # An absolute link leads out of the sysroot: without libm.so the linker would quietly take the static libm.a instead.
+  find "$part/root" -type l -lname '/*' -printf '%l\t%p\n' | while IFS=$'\t' read -r target link; do
+    ln -snfr "$part/root$target" "$link"
+  done
   [ -e "$part/root/lib" ] || ln -s usr/lib "$part/root/lib" # newer releases have no /lib until base-files is installed
   chmod 755 "$part/root"
   mv -T "$part/root" "$dir" 2>/dev/null || [ -d "$dir" ] # another run may have been faster

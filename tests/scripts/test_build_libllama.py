@@ -390,6 +390,8 @@ def archive(tmp_path):
         [ -z "${OFFLINE:-}" ] || exit 1
         for word; do [[ $word == */root ]] && root=$word; done
         mkdir -p "$root"/{usr/lib,var,dev}
+        touch "$root/usr/lib/libm.so.6"
+        ln -s /usr/lib/libm.so.6 "$root/usr/lib/libm.so"
         printf '%s\\n' "$@" >"$root/usr/arguments"
         """,
     )
@@ -418,6 +420,12 @@ def test_sysroot_is_of_the_release_that_was_asked_for(archive, suite, words):
     arguments = (root / "usr/arguments").read_text()
     assert all(word in arguments for word in [suite, "--architectures=arm64", "--variant=extract", *words])
     assert run("make_sysroot.sh", suite, **archive, OFFLINE="yes").stdout == done.stdout
+
+
+def test_sysroot_has_no_link_to_the_host(archive):
+    """With libm.so leading nowhere the linker takes libm.a, which lacks symbols of its own."""
+    root = Path(run("make_sysroot.sh", "bookworm", **archive).stdout.strip())
+    assert (root / "usr/lib/libm.so").resolve() == root / "usr/lib/libm.so.6"
 
 
 def test_ubuntu_sysroot_without_keys_is_refused(archive, tmp_path):
