@@ -12,7 +12,7 @@ compiler=(g++ cmake ninja-build)
 case ${1:-} in
   run) packages=("${python[@]}" "${compiler[@]}") ;;
   oci) packages=("${python[@]}" curl) ;;
-  test) packages=("${python[@]}" "${compiler[@]}" shellcheck nginx-light chromium curl qemu-system-arm qemu-efi-aarch64 qemu-utils
+  test) packages=("${python[@]}" "${compiler[@]}" shellcheck nginx chromium curl qemu-system-arm qemu-efi-aarch64 qemu-utils
     genisoimage iptables) ;;
   image) packages=("${python[@]}" cmake ninja-build clang lld llvm mmdebstrap qemu-system-arm qemu-efi-aarch64 qemu-utils ipxe-qemu
     xorriso genisoimage fdisk mtools dosfstools e2fsprogs openssh-client curl uidmap packer) ;;
@@ -26,7 +26,7 @@ has() {
     python3) command -v "${PYTHON:-python3}" >/dev/null && return 0 ;;
     python3-venv) "${PYTHON:-python3}" -c 'import ensurepip, venv' 2>/dev/null && return 0 ;;
     cmake | g++ | clang | curl | packer | shellcheck | chromium | mmdebstrap) command -v "$1" >/dev/null && return 0 ;;
-    nginx-light) command -v nginx >/dev/null && return 0 ;;
+    nginx) command -v nginx >/dev/null && return 0 ;;
   esac
   [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null || true)" = installed ]
 }

@@ -4,7 +4,7 @@ set -euo pipefail
 . /var/tmp/stage/scripts/lib.sh
 export DEBIAN_FRONTEND=noninteractive
 
-wanted=(nginx-light python3 python3-venv libopenblas0-pthread curl)
+wanted=(nginx python3 python3-venv libopenblas0-pthread curl)
 unwanted=(snapd lxd-agent-loader lxd-installer unattended-upgrades apport pollinate popularity-contest landscape-common
   packagekit multipath-tools modemmanager udisks2 ubuntu-advantage-tools ubuntu-pro-client)
 
