@@ -7,6 +7,7 @@ The compilers are stand-ins that take no time: a `ninja` that links three one-li
 import json
 import os
 import re
+import shutil
 import subprocess
 import tarfile
 from itertools import pairwise
@@ -449,7 +450,53 @@ def test_unknown_release_is_refused(archive):
 
 
 def test_scripts_say_how_they_are_called():
-    for script in ("build_libllama.py", "fetch_sdist.sh", "make_sysroot.sh"):
+    for script in ("build_libllama.py", "fetch_sdist.sh", "find_ubuntu_keyring.sh", "make_sysroot.sh"):
         done = run(script, "--help")
         assert done.returncode == 0
         assert "usage: " in done.stdout + done.stderr
+
+
+@pytest.fixture
+def make_image(tmp_path):
+    """A qcow2 with a small boot partition and a root file system that holds one file, as cloud images are laid out."""
+
+    def make(file: str) -> dict[str, str]:
+        tree = tmp_path / "tree"
+        (tree / file).parent.mkdir(parents=True)
+        (tree / file).write_bytes(b"archive keys")
+        script = """
+        PATH=$PATH:/usr/sbin
+        mke2fs -q -t ext4 -d tree root.ext4 8M
+        truncate -s 12M disk.raw
+        printf 'label: gpt\\nstart=2048,size=2048\\nstart=4096,size=16384\\n' | sfdisk -q disk.raw
+        dd if=root.ext4 of=disk.raw bs=512 seek=4096 conv=notrunc status=none
+        qemu-img convert -O qcow2 disk.raw disk.qcow2
+        """
+        subprocess.run(["bash", "-euc", script], cwd=tmp_path, check=True)
+        return {"HOST_KEYRING": str(tmp_path / "none.gpg"), "LLAMAKILN_CACHE": str(tmp_path / "cache")}
+
+    if not shutil.which("qemu-img"):
+        pytest.skip("qemu-utils is not installed; `make image` installs it")
+    return make
+
+
+def test_ubuntu_keys_come_out_of_the_verified_image(make_image, tmp_path):
+    environment = make_image("usr/share/keyrings/ubuntu-archive-keyring.gpg")
+    done = run("find_ubuntu_keyring.sh", str(tmp_path / "disk.qcow2"), **environment)
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()).read_bytes() == b"archive keys"
+    assert run("find_ubuntu_keyring.sh", str(tmp_path / "disk.qcow2"), **environment).stdout == done.stdout
+
+
+def test_image_without_ubuntu_keys_is_refused(make_image, tmp_path):
+    environment = make_image("usr/share/keyrings/other.gpg")
+    done = run("find_ubuntu_keyring.sh", str(tmp_path / "disk.qcow2"), **environment)
+    assert done.returncode == 1
+    assert "holds no /usr/share/keyrings/ubuntu-archive-keyring.gpg" in done.stderr
+    assert leftovers(environment, "keyring") == []
+
+
+def test_host_s_ubuntu_keys_are_taken_if_there(tmp_path):
+    (tmp_path / "keys.gpg").touch()
+    done = run("find_ubuntu_keyring.sh", "no-image", HOST_KEYRING=str(tmp_path / "keys.gpg"))
+    assert done.stdout.strip() == str(tmp_path / "keys.gpg")
