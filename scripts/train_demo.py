@@ -24,7 +24,7 @@ from demo.tokenizer import Tokenizer, learn_pieces
 
 OUT = Path(__file__).resolve().parents[1] / "packer" / "models" / "demo.gguf"
 # (share of the steps, rows, tokens in a row, turns of a chat): single questions first, then long chats
-STAGES = ((0.7, 12, 176, (1, 1, 1, 2)), (0.3, 4, 512, (1, 2, 3, 6, 9)))
+STAGES = ((0.75, 12, 176, (1, 1, 1, 2)), (0.25, 4, 512, (1, 2, 3, 6, 9)))
 
 
 @partial(jax.jit, static_argnames=("shape", "n_steps"), donate_argnums=(0, 1))
@@ -50,7 +50,10 @@ def train(corpus: Corpus, tokenizer: Tokenizer, shape: Shape, n_steps: int, seed
             if step % 50 == 0 or step == n_steps:
                 elapsed_s = time.monotonic() - started
                 mean = sum(map(float, losses)) / len(losses)
-                print(f"step {step}/{n_steps}  loss {mean:.4f}  {n_tokens / elapsed_s:.0f} tokens/s  {elapsed_s:.0f} s", flush=True)
+                print(
+                    f"step {step}/{n_steps}  loss {mean:.4f}  {n_tokens / elapsed_s:.0f} tokens/s  {elapsed_s:.0f} s",
+                    flush=True,
+                )
                 losses = []
     return params
 

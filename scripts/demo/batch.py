@@ -11,12 +11,14 @@ import numpy as np
 from .corpus import Corpus, Turn
 from .tokenizer import ASSISTANT, BEGIN, END, SYSTEM, USER, Tokenizer
 
-USER_WEIGHT = 0.1  # what users write counts a little: it teaches their words without spending the network on them
+USER_WEIGHT = 0.1  # a little: it teaches the words of users without spending the network on them
 POOL_SIZE = 48
 
 
-def encode_chat(tokenizer: Tokenizer, turns: Iterable[Turn], system: str | None = None) -> tuple[list[int], list[float]]:
-    """Return the ids of a chat and their weights in the loss: 1 for an answer and its end, USER_WEIGHT for a question."""
+def encode_chat(
+    tokenizer: Tokenizer, turns: Iterable[Turn], system: str | None = None
+) -> tuple[list[int], list[float]]:
+    """Return ids and weights of a chat: 1 for an answer and its end, USER_WEIGHT for a question."""
     mark = tokenizer.ids
     ids, weights = [mark[BEGIN]], [0.0]
 
@@ -41,7 +43,7 @@ def encode_plain(tokenizer: Tokenizer, turn: Turn) -> tuple[list[int], list[floa
 
 
 def draw_samples(corpus: Corpus, tokenizer: Tokenizer, rng: random.Random, n_turns: tuple[int, ...]) -> Iterator:
-    """Yield (ids, weights) of chats without end: most as the chat template writes them, a few plain or without a begin."""
+    """Yield (ids, weights) without end: most as the chat template writes them, a few plain or without a begin."""
     for turns in corpus.draw_chats(rng, n_turns):
         if len(turns) == 1 and rng.random() < 0.05:
             yield encode_plain(tokenizer, turns[0])
@@ -53,8 +55,8 @@ def draw_samples(corpus: Corpus, tokenizer: Tokenizer, rng: random.Random, n_tur
 def draw_batches(samples: Iterator, n_rows: int, length: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yield (tokens, chats, weights), each (n_rows, length + 1): one more token than is predicted from.
 
-    `chats` numbers the chats within a row. Of POOL_SIZE chats the longest that still fits comes next, so that little of a
-    row stays empty; a chat longer than a row is cut.
+    `chats` numbers the chats within a row. Of POOL_SIZE chats the longest that still fits comes next, so that little
+    of a row stays empty; a chat longer than a row is cut.
     """
     pool = [next(samples) for _ in range(POOL_SIZE)]
     while True:

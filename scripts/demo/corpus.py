@@ -3,8 +3,8 @@
 Knows templates, typos and turns; knows nothing of tokens or of the network. All chance comes from the `rng` given.
 
 In a template `{a|b|}` stands for one of its choices. The first choice of the first template is the canonical question.
-An entry has `ask` (templates), `held` (a wording never trained on, kept to judge with), `say` (the answer), and if it has a
-sequel `more` (the answer to "Tell me more") or `then` (a question that follows this answer).
+An entry has `ask` (templates), `held` (a wording never trained on, kept to judge with), `say` (the answer), and if it
+has a sequel `more` (the answer to "Tell me more") or `then` (a question that follows this answer).
 """
 
 import itertools
@@ -20,16 +20,20 @@ except ModuleNotFoundError:  # Python 3.10
     import tomli as tomllib
 
 DIRECTORY = Path(__file__).parent / "corpus"
-TOPICS = "about bake library image models service settings oci test code smalltalk trouble long".split()
+TOPICS = (
+    *("about", "bake", "library", "image", "models", "service", "settings", "oci", "test", "code"),
+    *("smalltalk", "trouble", "long"),
+)
 CHOICE = re.compile(r"\{([^{}]*\|[^{}]*)\}")
 KEYBOARD = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 OPENINGS = (
-    "please: ", "hi, ", "hello, ", "ok, ", "so, ", "and ", "well, ", "hey, ", "a question: ", "quick question: ", "I wonder, ", "tell me, ",
-    "can you tell me: ", "I have a question: ", "please tell me: ", "now, ", "ok ", "so ", "sorry, ", "one more question: ",
-)  # fmt: skip
+    *("please: ", "hi, ", "hello, ", "ok, ", "so, ", "and ", "well, ", "hey, ", "a question: ", "quick question: "),
+    *("I wonder, ", "tell me, ", "can you tell me: ", "I have a question: ", "please tell me: ", "now, ", "ok ", "so "),
+    *("sorry, ", "one more question: "),
+)
 ENDINGS = (" please", " thanks", ", please", " now", " exactly", " again", ", thank you", " here")
 ARTICLES = ("the", "a", "an", "do", "does", "is", "of", "to", "it", "I", "me")
-SYLLABLES = "ba be bo cra del dor fi fla gan gor hu in ka kro la lem lu ma mi mo nar ne or pa pex ra ri sta sol ta tri u va vor wi xa yo za zen".split()
+SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprstvwxz" for vowel in ("a", "e", "i", "o", "u", "or", "in")]
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ def pick(template: str, rng: random.Random) -> str:
 
 
 def blur(text: str, rng: random.Random) -> str:
-    """Return the question as a hurried person might type it: in lower case, without its end, with words or letters wrong."""
+    """Return the question as a hurried person might type it: lower case, no end, words or letters wrong."""
     if rng.random() < 0.10:
         text = rng.choice(OPENINGS) + text[0].lower() + text[1:]
     if rng.random() < 0.08 and text[-1] in "?.!":
@@ -108,7 +112,7 @@ def blur(text: str, rng: random.Random) -> str:
 
 
 def mistype(text: str, rng: random.Random) -> str:
-    """Return the text with one letter swapped, lost, doubled or hit beside its key; only words of four letters or more."""
+    """Return the text with one letter swapped, lost, doubled or hit beside its key, in a word of four or more."""
     places = [match.start() + i for match in re.finditer(r"[A-Za-z]{4,}", text) for i in range(1, len(match[0]) - 1)]
     if not places:
         return text
@@ -135,7 +139,7 @@ class Corpus:
         self.refusal: str = self.offtopic["say"]
 
     def texts(self) -> Iterator[tuple[str, int]]:
-        """Yield (text, weight) of everything that is ever asked or said, to learn the pieces from; no held-out wording."""
+        """Yield (text, weight) of what is asked and said, to learn the pieces from; no held-out wording."""
         for question in self.questions:
             for each in filter(None, (question, question.then)):
                 yield each.say, 8
@@ -145,7 +149,9 @@ class Corpus:
                         yield text.lower(), 1
             if question.more:
                 yield question.more, 8
-        for template in self.offtopic["frames"] + self.offtopic["things"] + self.offtopic["whole"] + self.followup["system"]:
+        for template in (
+            self.offtopic["frames"] + self.offtopic["things"] + self.offtopic["whole"] + self.followup["system"]
+        ):
             yield next(expand(template)), 1
         yield self.refusal, 8
 
@@ -162,7 +168,15 @@ class Corpus:
         if rng.random() < 0.75:
             return rng.choice(self.offtopic["things"])
         word = "".join(rng.choice(SYLLABLES) for _ in range(rng.randint(2, 4)))
-        return rng.choice([word, word.capitalize(), f"a {word}", f"the {word}", f"{word.capitalize()} {rng.choice(SYLLABLES).capitalize()}"])
+        return rng.choice(
+            [
+                word,
+                word.capitalize(),
+                f"a {word}",
+                f"the {word}",
+                f"{word.capitalize()} {rng.choice(SYLLABLES).capitalize()}",
+            ]
+        )
 
     def draw_system(self, rng: random.Random) -> str | None:
         """Return a system message, or None as in most chats."""
@@ -179,7 +193,7 @@ class Corpus:
         return turns
 
     def draw_chats(self, rng: random.Random, n_turns: tuple[int, ...] = (1,)) -> Iterator[list[Turn]]:
-        """Yield chats without end, of about as many turns as drawn from `n_turns`; each round has every question once."""
+        """Yield chats without end, about as long as drawn from `n_turns`; each round has every question once."""
         chat: list[Turn] = []
         wanted = rng.choice(n_turns)
         while True:
@@ -187,7 +201,9 @@ class Corpus:
                 if rng.random() < 0.16:
                     chat.append(Turn(blur(self.ask_offtopic(rng), rng), self.refusal))
                 if not chat and rng.random() < 0.01:
-                    chat.append(Turn(blur(pick(rng.choice(self.followup["ask_more"]), rng), rng), self.followup["about_what"]))
+                    chat.append(
+                        Turn(blur(pick(rng.choice(self.followup["ask_more"]), rng), rng), self.followup["about_what"])
+                    )
                 chat += self.draw_turns(question, rng)
                 if len(chat) >= wanted:
                     yield chat

@@ -86,7 +86,9 @@ def add_metadata(writer: gguf.GGUFWriter, shape: Shape) -> None:
     writer.add_type(gguf.GGUFType.MODEL)
     writer.add_name("Llamakiln demo")
     writer.add_author("The Llamakiln authors")
-    writer.add_description("A tiny demo model that only knows Llamakiln and may be wrong; scripts/train_demo.py makes it.")
+    writer.add_description(
+        "A tiny demo model that only knows Llamakiln and may be wrong; scripts/train_demo.py makes it."
+    )
     writer.add_license("apache-2.0")
     writer.add_languages(["en"])
     writer.add_context_length(CONTEXT_LENGTH)

@@ -1,10 +1,9 @@
 """Muon for the matrices, Adam for the embedding and the norms, and their common schedule.
 
-Muon (Jordan et al., 2024, "Muon: an optimizer for hidden layers") replaces the momentum of a matrix by the nearest matrix
-with equal singular values, found with a few Newton-Schulz steps.
+Muon (Jordan et al., 2024, "Muon: an optimizer for hidden layers") replaces the momentum of a matrix by the nearest
+matrix with equal singular values, found with a few Newton-Schulz steps.
 """
 
-import jax
 import jax.numpy as jnp
 
 PEAK_RATE_MUON = 0.02
@@ -23,7 +22,7 @@ def init_state(params: dict) -> dict:
 
 
 def schedule_rate(step: jnp.ndarray, n_steps: int) -> jnp.ndarray:
-    """Return the share of the peak rate at a step from 1 to n_steps: linear warm-up, flat, linear to zero in the last 60 %."""
+    """Return the share of the peak rate at a step from 1: linear warm-up, flat, the last 60 % linear to zero."""
     cooling = (n_steps + 1 - step) / (0.6 * n_steps)
     return jnp.minimum(1.0, jnp.minimum(step / WARMUP_STEPS, cooling))
 

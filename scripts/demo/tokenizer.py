@@ -1,14 +1,22 @@
 """Learn a small BPE vocabulary and encode text exactly as llama.cpp's "llama" (SentencePiece) tokenizer does.
 
-Knows pieces, scores and roles. Knows nothing of the corpus, the network or GGUF. Text that no piece covers falls back to
-its UTF-8 bytes, so any input can be encoded; the only loss is that U+2581, the mark for a space, comes back as a space.
+Knows pieces, scores and roles. Knows nothing of the corpus, the network or GGUF. Text that no piece covers falls back
+to its UTF-8 bytes, so any input can be encoded; the one loss: U+2581, the mark for a space, comes back as a space.
 """
 
 import heapq
 from collections import Counter
+from itertools import pairwise
 
 SPACE = "\u2581"
-UNKNOWN, BEGIN, END, SYSTEM, USER, ASSISTANT = "<|unk|>", "<|begin|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"
+UNKNOWN, BEGIN, END, SYSTEM, USER, ASSISTANT = (
+    "<|unk|>",
+    "<|begin|>",
+    "<|end|>",
+    "<|system|>",
+    "<|user|>",
+    "<|assistant|>",
+)
 CONTROL = (UNKNOWN, BEGIN, END, SYSTEM, USER, ASSISTANT)
 BYTES = tuple(f"<0x{value:02X}>" for value in range(256))
 ASCII = tuple(SPACE if code == 32 else chr(code) for code in range(32, 127))
@@ -39,7 +47,7 @@ def learn_pieces(texts: Counter[str], n_pieces: int) -> list[str]:
     pairs: Counter[tuple[str, str]] = Counter()
     places: dict[tuple[str, str], set[int]] = {}  # in which words a pair may occur
     for i, (symbols, n) in enumerate(words):
-        for pair in zip(symbols, symbols[1:]):
+        for pair in pairwise(symbols):
             pairs[pair] += n
             places.setdefault(pair, set()).add(i)
     pieces = [*CONTROL, *BYTES, *ASCII]
@@ -52,14 +60,14 @@ def learn_pieces(texts: Counter[str], n_pieces: int) -> list[str]:
             pieces.append(merged)
         for i in places.pop(pair):
             symbols, n = words[i]
-            for old in zip(symbols, symbols[1:]):
+            for old in pairwise(symbols):
                 pairs[old] -= n
             j = 0
             while j < len(symbols) - 1:
                 if (symbols[j], symbols[j + 1]) == pair:
                     symbols[j : j + 2] = [merged]
                 j += 1
-            for new in zip(symbols, symbols[1:]):
+            for new in pairwise(symbols):
                 pairs[new] += n
                 places.setdefault(new, set()).add(i)
         del pairs[pair]
