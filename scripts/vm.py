@@ -35,6 +35,7 @@ ACCELERATORS = {"kvm": "kvm", "tcg": "tcg,thread=multi,tb-size=1024"}
 METADATA = ("nocloud", "oracle")
 # Carried out by cloud-init in both cases, so that a test can see that it is.
 USER_DATA = "#cloud-config\nwrite_files:\n- path: /run/user-data-was-read\n  content: 'yes'\n"
+MAC = "52:54:00:12:34:56"
 ORACLE_NET = "net=169.254.0.0/16"  # QEMU serves addresses of the machine's own network only
 SERIAL_TAIL_LINES = 40
 TERMINAL_CODES = r"\x1b\[[0-9;=?]*[A-Za-z]"  # UEFI paints its console
@@ -94,7 +95,7 @@ def qemu_command(
         *("-drive", f"if=none,id=disk,format=qcow2,cache=unsafe,discard=unmap,file={workdir / 'disk.qcow2'}"),
         *("-device", "scsi-hd,drive=disk,bootindex=0"),
         *source,
-        *("-netdev", network, "-device", "virtio-net-pci,netdev=net,romfile="),
+        *("-netdev", network, "-device", f"virtio-net-pci,netdev=net,mac={MAC},romfile="),
         *("-device", "virtio-rng-pci"),
         *("-display", "none", "-monitor", "none", "-parallel", "none", "-serial", f"file:{console}"),
     ]
@@ -213,16 +214,25 @@ class VM:
             told = {
                 "instance.json": {
                     "id": f"ocid1.instance.oc1.eu-frankfurt-1.{instance}",
+                    "displayName": self.name,
                     "hostname": self.name,
                     "shape": f"VM.Standard.{self.cpu.upper()}.Flex",
-                    "region": "fra",
+                    "region": "eu-frankfurt-1",
                     "canonicalRegionName": "eu-frankfurt-1",
+                    "ociAdName": "eu-frankfurt-1-ad-1",
                     "availabilityDomain": "Uocm:EU-FRANKFURT-1-AD-1",
                     "faultDomain": "FAULT-DOMAIN-1",
                     "metadata": {"ssh_authorized_keys": key, "user_data": user_data},
                 },
                 "vnics.json": [
-                    {"vnicId": f"ocid1.vnic.oc1.eu-frankfurt-1.{instance}", "privateIp": "169.254.0.15", "vlanTag": 0}
+                    {
+                        "vnicId": f"ocid1.vnic.oc1.eu-frankfurt-1.{instance}",
+                        "macAddr": MAC,
+                        "privateIp": "169.254.0.15",
+                        "virtualRouterIp": "169.254.0.2",
+                        "subnetCidrBlock": "169.254.0.0/16",
+                        "vlanTag": 0,
+                    }
                 ],
             }
         else:
