@@ -15,7 +15,7 @@ shopt -s nullglob
 
 absent "host keys must differ between nodes" /etc/ssh/ssh_host_*_key*
 absent "a key that opens every node" /root/.ssh/authorized_keys /home/*/.ssh/authorized_keys /etc/ssl/private/ssl-cert-snakeoil.key
-absent "cloud-init would think it had run" /var/lib/cloud/* /run/cloud-init/.instance-id
+absent "cloud-init would think it had run" /var/lib/cloud/*
 absent "left over from the bake" /var/tmp/stage /var/tmp/stage.tar /var/tmp/inventory /usr/sbin/policy-rc.d
 absent "shell history" /root/.*_history /home/*/.*_history
 absent "caches" /var/lib/apt/lists/*_Packages /var/cache/apt/archives/*.deb /root/.cache /home/*/.cache
