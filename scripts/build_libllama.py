@@ -6,8 +6,9 @@ the sysroot of the image's release, on any host. `native` builds for this very m
 folder with libllama, the libraries it brings, tools and set.json; service/library.py picks a set by its set.json.
 
 Only libggml-cpu depends on CPU flags, and only libggml and libggml-blas on OpenBLAS. So all sets of a target come out
-of one build folder that is configured anew for each: ninja compiles again only what the change touches. A set is cached
-under a key of everything that goes into it; its presence means complete. Standard library only: runs before any venv.
+of one build folder: it makes everything for the first set, and for the others it is configured anew and makes the ggml
+libraries again. A set is cached under a key of everything that goes into it; its presence means complete. Standard
+library only: runs before any venv.
 """
 
 import argparse
@@ -269,6 +270,7 @@ def build(
         common |= {f"CMAKE_{language}_COMPILER_LAUNCHER": "ccache" for language in ("C", "CXX")}
     work.mkdir(exist_ok=True)
     log, tree = work / "build.log", work / "tree"
+    roots = ["libllama.so", *variants[0].tools]
     for variant in variants:
         if (home / variant.name).exists():
             continue
@@ -277,8 +279,10 @@ def build(
         blas = {"GGML_BLAS": "ON", **openblas} if variant.blas else {"GGML_BLAS": "OFF"}
         options = [f"-D{name}={value}" for name, value in {**common, **variant.cpu_options, **blas}.items()]
         run_logged(f"configuring {variant.name}", ["cmake", "-G", "Ninja", "-S", source, "-B", tree, *options], log)
-        run_logged(variant.name, ["ninja", "-C", tree, "-j", str(jobs), "llama", *variant.tools], log)
-        files = collect(tree / "bin", ["libllama.so", *variant.tools])
+        is_first = not all((tree / "bin" / name).exists() for name in roots)
+        targets = ["llama", *variant.tools] if is_first else ["ggml"]
+        run_logged(variant.name, ["ninja", "-C", tree, "-j", str(jobs), *targets], log)
+        files = collect(tree / "bin", roots)
         needs = check(variant, files, sysroot)
         stage(variant, files, home, pins)
         size_mb = sum(path.stat().st_size for path in files.values()) / 1e6

@@ -254,6 +254,18 @@ def test_failed_compile_shows_the_log_and_leaves_no_set(workshop):
     assert run("build_libllama.py", "native", **workshop).returncode == 0
 
 
+def test_everything_is_compiled_for_the_first_set_only(workshop, monkeypatch, tmp_path):
+    for name, value in workshop.items():
+        monkeypatch.setenv(name, value)
+    home = tmp_path / "home"
+    home.mkdir()
+    variants = native_variants("x86_64", set(), has_openblas=True)
+    build_libllama.build(variants, home, tmp_path / "work", PINS, None, 1)
+    targets = [line.split("-j 1 ")[1] for line in calls(workshop, "ninja")]
+    assert targets == ["llama llama-bench", "ggml"]
+    assert {each.name for each in read_sets(home)} == {"x86-64-native", "x86-64-native-blas"}
+
+
 def test_equal_files_of_sets_are_stored_once(tmp_path):
     home, built = tmp_path / "home", tmp_path / "built"
     home.mkdir()
