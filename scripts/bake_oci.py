@@ -11,94 +11,115 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
+import shutil
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import oci_image
 import oci_packer
-from files import REPOSITORY, hash_file, human_size, replacing
+from bake_stage import bake_key, gather, image_facts, key_of, read_pins, tree_files, write_stage
+from base_disk import choose_base, read_bases
+from catalog import find_model, load_catalog
+from files import REPOSITORY, replacing
 from oci_preflight import check_account
 from oci_session import STATEMENTS, Session, asking, open_session
 from oci_variables import FILLED_IN, read_variables
 from problem import Problem, run
+from stage import Stages
+
+BASE = "ubuntu-22.04"  # packer/oci takes Oracle's own image of it; library sets and Python packages must fit
 
 
-def log(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
+@dataclass(frozen=True)
+class Contents:
+    """What goes onto the image: its key, known before anything is packed, and how to pack it."""
+
+    key: str
+    write: Callable[[Path], None]
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None, prepare: Callable[[str, Stages], Contents] | None = None) -> None:
+    """`prepare` replaces prepare_contents in tests, which have no library sets at hand."""
     options = read_options(argv)
-    variables = read_variables(options.vars)
-    pins = oci_packer.read_pins()
-    if not options.stage_tar.is_file():
-        raise Problem(f"{options.stage_tar} does not exist: nothing to bake", "make image-oci makes it first")
-    began = time.monotonic()
-    started = datetime.now(timezone.utc)
+    variables = read_variables(options.var_file)
+    model = find_model(options.model, load_catalog())
+    stages = Stages(options.build / "logs")
+    began, started = time.monotonic(), datetime.now(timezone.utc)
 
-    log("1/4 checking")
-    session = open_session(os.environ)
-    check_account(session, variables, log)
-    packer, packer_version = oci_packer.find_packer()
-    name = f"llamakiln-{options.model}-{pins['LLAMAKILN_VERSION']}-arm64"
-    filled_in = fill_in(options, session, name, pins["LLAMAKILN_VERSION"])
-    arguments = oci_packer.variable_arguments(options.vars, filled_in)
-    oci_packer.validate(packer, arguments)
-    log(f"contents: {options.stage_tar}, {human_size(options.stage_tar.stat().st_size)}")
+    with stages.stage("account"):
+        session = open_session(os.environ)
+        check_account(session, variables, stages.say)
+    with stages.stage("packer"):
+        packer, packer_version = oci_packer.find_packer()
+    contents = (prepare or prepare_contents)(model.name, stages)
 
-    home = image_compartment(variables)
-    image = oci_image.find_image(session, home, name, filled_in["stage_sha256"])
-    log(f"image {name}: {f'there already, {image.id}' if image else 'not there yet'}")
+    work = options.build.resolve() / "bake-oci"
+    filled_in = fill_in(work, session, model.name, contents.key)
+    arguments = oci_packer.variable_arguments(options.var_file, filled_in)
+    image = oci_image.find_image(session, image_compartment(variables), filled_in["image_name"], contents.key)
+    if image is not None:
+        stages.skip("image", f"already baked, {image.id}")
+    if image is None or options.dry_run:
+        shutil.rmtree(work, ignore_errors=True)
+        Path(filled_in["inventory_directory"]).mkdir(parents=True)
+        with stages.stage("staging"):
+            contents.write(Path(filled_in["stage_tar"]))
+            oci_packer.validate(packer, arguments)
     if options.dry_run:
-        log("dry run: all is well, nothing was launched")
+        stages.say("dry run: all is well, nothing was launched")
         return
-
-    log("2/4 baking" if image is None else "2/4 baking: not needed")
     how = "found"
     if image is None:
-        how, image = bake(session, packer, arguments, options, variables, filled_in)
-    image = oci_image.wait_until_usable(session, image, log)
+        with stages.stage("image: Packer"):
+            how, image = bake(session, packer, arguments, variables, filled_in, stages)
 
-    log("3/4 allowing the image on its shapes")
-    added = oci_image.register_shapes(session, image)
-    log(f"shapes: {', '.join(oci_image.SHAPES)} ({f'added {len(added)}' if added else 'all were there'})")
-
-    log("4/4 writing down what was made")
-    with asking(f"base image {image.base_image_id}", "instances"):
-        base = session.compute.get_image(image.base_image_id).data if image.base_image_id else None
+    with stages.stage("image: shapes"):
+        image = oci_image.wait_until_usable(session, image, stages.say)
+        added = oci_image.register_shapes(session, image)
+        stages.say(f"allowed on {', '.join(oci_image.SHAPES)}" + (f"; new: {', '.join(added)}" if added else ""))
     report = {
         "image_ocid": image.id,
-        "image_name": name,
+        "image_name": filled_in["image_name"],
         "region": session.region,
-        "compartment_ocid": home,
-        "model": options.model,
-        "version": pins["LLAMAKILN_VERSION"],
-        "stage_sha256": filled_in["stage_sha256"],
+        "compartment_ocid": image_compartment(variables),
+        "model": model.name,
+        "version": filled_in["version"],
+        "bake": contents.key,
         "shapes": list(oci_image.SHAPES),
-        "base_image": {"ocid": base.id, "name": base.display_name} if base else None,
+        "base_image": describe_base(session, image),
         "how": how,
         "packer": packer_version,
         "image_created": image.time_created.isoformat(),
         "started": started.isoformat(timespec="seconds"),
         "duration_s": round(time.monotonic() - began, 1),
+        "stages": stages.done,
     }
-    with replacing(options.output) as file:
+    with replacing(options.build / "image-oci.json") as file:
         file.write((json.dumps(report, indent=2) + "\n").encode())
-    log(f"image: {image.id}, {options.output}")
+    stages.say(f"{image.id} is in {options.build / 'image-oci.json'}")
 
 
 def read_options(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="demo", help="name in packer/models.toml (demo)")
-    parser.add_argument("--vars", type=Path, default=REPOSITORY / "packer/oci/my.pkrvars.hcl", metavar="FILE")
-    parser.add_argument("--stage-tar", type=Path, default=REPOSITORY / "build/stage.tar", metavar="FILE")
-    parser.add_argument("--output", type=Path, default=REPOSITORY / "build/image-oci.json", metavar="FILE")
-    parser.add_argument("--logs", type=Path, default=REPOSITORY / "build/logs", metavar="DIRECTORY")
+    parser.add_argument("--model", default="demo", help="a name in packer/models.toml (default: %(default)s)")
+    parser.add_argument("--var-file", type=Path, default=REPOSITORY / "packer/oci/my.pkrvars.hcl", metavar="FILE")
+    parser.add_argument("--build", type=Path, default=REPOSITORY / "build", metavar="DIRECTORY", help="where files go")
     parser.add_argument("--dry-run", action="store_true", help="check everything, launch nothing")
     return parser.parse_args(argv)
+
+
+def prepare_contents(model_name: str, stages: Stages) -> Contents:
+    """Have every part of the image in the cache, as the local bake does; packed only if a bake needs it."""
+    os.chdir(REPOSITORY)
+    base, _ = choose_base(BASE, read_bases())
+    parts = gather(stages, base, find_model(model_name, load_catalog()))
+    template = [path for path in tree_files("packer/oci") if path.name.endswith(".pkr.hcl")]
+    key = bake_key(parts, key_of(template))
+    return Contents(key, lambda path: write_stage(path, parts, image_facts(parts, key)))
 
 
 def image_compartment(variables: dict[str, Any]) -> str:
@@ -106,20 +127,19 @@ def image_compartment(variables: dict[str, Any]) -> str:
     return variables["image_compartment_ocid"] or variables["compartment_ocid"]
 
 
-def fill_in(options: argparse.Namespace, session: Session, name: str, version: str) -> dict[str, str]:
+def fill_in(work: Path, session: Session, model_name: str, key: str) -> dict[str, str]:
     """The variables of packer/oci that are not the person's."""
-    inventory = options.output.parent.resolve() / "inventory-oci"
-    inventory.mkdir(parents=True, exist_ok=True)
+    version = read_pins()["LLAMAKILN_VERSION"]
     filled_in = {
         "oci_config_file": str(session.config_file),
         "oci_profile": session.profile,
-        "model": options.model,
+        "model": model_name,
         "version": version,
-        "image_name": name,
-        "stage_tar": str(options.stage_tar.resolve()),
-        "stage_sha256": hash_file(options.stage_tar),
-        "inventory_directory": str(inventory),
-        "manifest": str(options.output.parent.resolve() / "packer-oci-manifest.json"),
+        "image_name": f"llamakiln-{model_name}-{version}-arm64",
+        "bake": key,
+        "stage_tar": str(work / "stage.tar"),
+        "inventory_directory": str(work / "inventory"),
+        "manifest": str(work / "packer-manifest.json"),
     }
     assert tuple(filled_in) == FILLED_IN
     return filled_in
@@ -129,42 +149,44 @@ def bake(
     session: Session,
     packer: str,
     arguments: list[str],
-    options: argparse.Namespace,
     variables: dict[str, Any],
     filled_in: dict[str, str],
+    stages: Stages,
 ) -> tuple[str, Any]:
     """Run Packer and return ("baked", the image).
 
     Packer's very last step writes the image's capability schema, which needs a right of its own. When that fails Packer
     fails, though the image is there and good: it is looked for before the failure is believed ("found").
     """
-    name, home = filled_in["image_name"], image_compartment(variables)
+    name, home, log_file = (
+        filled_in["image_name"],
+        image_compartment(variables),
+        stages.log_directory / "packer-oci.log",
+    )
     try:
-        oci_packer.build(packer, arguments, options.logs / "packer-oci.log", log)
+        oci_packer.build(packer, arguments, log_file, stages.say)
         failure = None
     except oci_packer.PackerFailed as failed:
         failure = failed
-    image = oci_image.find_image(session, home, name, filled_in["stage_sha256"])
+    image = oci_image.find_image(session, home, name, filled_in["bake"])
     if failure is None:
         if image is None:
-            raise Problem(f"Packer succeeded, but {home} has no image {name}", f"read {options.logs}/packer-oci.log")
+            raise Problem(f"Packer succeeded, but {home} has no image {name}", f"read {log_file}")
         return "baked", image
-    log("\n".join(f"  | {line}" for line in failure.tail))
-    if image is not None:
-        log(f"{failure}, but only after the image was made: going on with {image.id}")
-        log(f"  to avoid it next time, add the statement `{STATEMENTS['schema']}` to a policy")
-        return "found", image
-    raise Problem(
-        f"{failure}; last lines above, all of it in {failure.log_file}",
-        advise(session, variables["compartment_ocid"], name, failure),
-    )
+    shown = "\n".join(f"    {line}" for line in failure.tail)
+    if image is None:
+        ways = advise(session, variables["compartment_ocid"], name, failure.tail)
+        raise Problem(f"{failure} and made no image; the last lines of {log_file}:\n{shown}", ways)
+    stages.say(f"{failure}, but only after the image was made: going on with {image.id}\n{shown}")
+    stages.say(f"to avoid it next time, add the statement `{STATEMENTS['schema']}` to a policy")
+    return "found", image
 
 
-def advise(session: Session, compartment_ocid: str, name: str, failure: oci_packer.PackerFailed) -> str:
+def advise(session: Session, compartment_ocid: str, name: str, tail: list[str]) -> str:
     """What to try after a bake that made no image, by what Packer said last."""
-    said = "\n".join(failure.tail)
+    said = "\n".join(tail)
     ways = []
-    if "NotAuthorizedOrNotFound" in said or "NotAuthorized" in said:
+    if "NotAuthorized" in said:
         ways.append("check that a policy has all of:\n    " + "\n    ".join(STATEMENTS.values()))
     if "LimitExceeded" in said or "Out of host capacity" in said:
         ways.append("another shape or availability domain in the pkrvars file, or wait")
@@ -173,6 +195,15 @@ def advise(session: Session, compartment_ocid: str, name: str, failure: oci_pack
     leftovers = oci_image.find_leftover_instances(session, compartment_ocid, f"{name}-bake")
     ways += [f"it still costs money: oci compute instance terminate --instance-id {ocid}" for ocid in leftovers]
     return "\n  try: ".join([*ways, "run again"])
+
+
+def describe_base(session: Session, image: Any) -> dict[str, str] | None:
+    """Which of Oracle's images ours was made from; None where OCI does not say."""
+    if not image.base_image_id:
+        return None
+    with asking(f"base image {image.base_image_id}", "instances"):
+        base = session.compute.get_image(image.base_image_id).data
+    return {"ocid": base.id, "name": base.display_name}
 
 
 if __name__ == "__main__":

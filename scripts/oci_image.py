@@ -25,15 +25,15 @@ POLL_S = 20.0
 PATIENT: dict[str, Any] = {"retry_strategy": oci.retry.DEFAULT_RETRY_STRATEGY}
 
 
-def find_image(session: Session, compartment_ocid: str, name: str, stage_sha256: str) -> Any | None:
-    """The image of this name that was baked from this stage (its tag says so), the newest if there are several.
+def find_image(session: Session, compartment_ocid: str, name: str, bake: str) -> Any | None:
+    """The image of this name that this bake makes (its tag says so), the newest if there are several.
 
     Raises Problem when the name is taken by an image of other content: two of one name cannot be told apart later.
     """
     with asking(f"images in {compartment_ocid}", "instances"):
         images = list_all(session.compute.list_images, compartment_ocid, display_name=name, **PATIENT)
     live = [image for image in images if image.lifecycle_state in USABLE + GROWING]
-    same = [image for image in live if image.freeform_tags.get("stage_sha256") == stage_sha256]
+    same = [image for image in live if image.freeform_tags.get("bake") == bake]
     if live and not same:
         raise Problem(
             f"image name {name} is taken by {live[0].id}, baked from other content",

@@ -13,8 +13,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from bake_stage import read_pins
 from files import REPOSITORY
 from problem import Problem
+from stage import clock_text
 
 TEMPLATE = "packer/oci"
 TAIL_LINES = 20
@@ -28,12 +30,6 @@ class PackerFailed(Exception):
         super().__init__(f"packer build ended with {returncode}")
         self.log_file = log_file
         self.tail = tail
-
-
-def read_pins() -> dict[str, str]:
-    """packer/versions.env as a dict."""
-    lines = (REPOSITORY / "packer/versions.env").read_text().splitlines()
-    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 
 
 def find_packer() -> tuple[str, str]:
@@ -111,7 +107,7 @@ def build(packer: str, arguments: list[str], log_file: Path, log: Callable[[str]
                     record.flush()
                     tail.append(line.rstrip())
                     if step := STEP.match(line):
-                        log(f"  {elapsed(time.monotonic() - began)} {step['step']}")
+                        log(f"  {clock_text(time.monotonic() - began)} {step['step']}")
                 break
             except KeyboardInterrupt as interrupt:
                 log("stopping: Packer ends its instance first, which takes a minute")
@@ -120,8 +116,3 @@ def build(packer: str, arguments: list[str], log_file: Path, log: Callable[[str]
         raise stopped
     if process.returncode:
         raise PackerFailed(process.returncode, log_file, list(tail))
-
-
-def elapsed(seconds: float) -> str:
-    """75 -> '01:15'."""
-    return f"{int(seconds) // 60:02d}:{int(seconds) % 60:02d}"

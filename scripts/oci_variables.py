@@ -23,8 +23,8 @@ FILLED_IN = (
     "model",
     "version",
     "image_name",
+    "bake",
     "stage_tar",
-    "stage_sha256",
     "inventory_directory",
     "manifest",
 )

@@ -5,10 +5,10 @@
 locals {
   # Freeform tags of the instance and the image: the bake finds its image again by them. At most 100 characters each.
   tags = {
-    product      = "llamakiln"
-    model        = var.model
-    version      = var.version
-    stage_sha256 = var.stage_sha256
+    product = "llamakiln"
+    model   = var.model
+    version = var.version
+    bake    = var.bake
   }
 }
 

@@ -125,12 +125,12 @@ variable "stage_tar" {
   description = "Tar of everything that goes onto the image."
 }
 
-variable "stage_sha256" {
+variable "bake" {
   type        = string
-  description = "SHA-256 of stage_tar, lower-case hex: tags the image with what it was baked from."
+  description = "Key of all that decides what is on the image, as in /etc/llm/image.json: tags the image."
   validation {
-    condition     = can(regex("^[0-9a-f]{64}$", var.stage_sha256))
-    error_message = "The stage_sha256 value must be 64 hexadecimal digits."
+    condition     = can(regex("^[0-9a-f]{16}$", var.bake))
+    error_message = "The bake value must be 16 hexadecimal digits."
   }
 }
 

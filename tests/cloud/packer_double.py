@@ -21,7 +21,7 @@ def create_image(given: dict[str, str]) -> str:
 
     config = oci.config.from_file(given["oci_config_file"], given["oci_profile"])
     compute = oci.core.ComputeClient(config, service_endpoint=os.environ["LLAMAKILN_OCI_ENDPOINT"])
-    tags = {"product": "llamakiln", "model": given["model"], "stage_sha256": given["stage_sha256"]}
+    tags = {"product": "llamakiln", "model": given["model"], "bake": given["bake"]}
     details = oci.core.models.CreateImageDetails(
         compartment_id=os.environ["PACKER_DOUBLE_COMPARTMENT"], display_name=given["image_name"], freeform_tags=tags
     )

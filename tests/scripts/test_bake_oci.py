@@ -20,12 +20,15 @@ import account as cloud  # noqa: E402
 import bake_oci  # noqa: E402
 import oci_image  # noqa: E402
 import oci_packer  # noqa: E402
+from catalog import load_catalog  # noqa: E402
 from cryptography.hazmat.primitives.asymmetric import rsa  # noqa: E402
 from oci_session import open_session  # noqa: E402
 from problem import Problem  # noqa: E402
 
 GATEWAY = "ocid1.natgateway.oc1..1"
 GROUP = "ocid1.networksecuritygroup.oc1..1"
+MODEL = next(iter(load_catalog()))
+NAME = f"llamakiln-{MODEL}-{bake_oci.read_pins()['LLAMAKILN_VERSION']}-arm64"
 PERSON = {
     "compartment_ocid": cloud.COMPARTMENT,
     "availability_domain": cloud.DOMAIN,
@@ -42,7 +45,7 @@ class Bake:
         self.environ = monkeypatch
         self.report = folder / "build/image-oci.json"
         self.write_variables()
-        (folder / "stage.tar").write_bytes(b"contents")
+        self.key = "0123456789abcdef"
         packer = folder / "packer"
         packer.write_text(f'#!/bin/sh\nexec {sys.executable} {REPOSITORY}/tests/cloud/packer_double.py "$@"\n')
         packer.chmod(0o755)
@@ -60,15 +63,13 @@ class Bake:
 
     def __call__(self, *arguments: str, packer: str = "") -> None:
         self.environ.setenv("PACKER_DOUBLE", packer)
-        paths = [f"--{name}={self.folder / path}" for name, path in PATHS.items()]
-        bake_oci.main([*paths, *arguments])
+        contents = bake_oci.Contents(self.key, lambda path: path.write_bytes(b"contents"))
+        paths = [f"--model={MODEL}", f"--var-file={self.folder}/my.pkrvars.hcl", f"--build={self.folder}/build"]
+        bake_oci.main([*paths, *arguments], prepare=lambda model_name, stages: contents)
 
     def images(self) -> list[dict]:
         """The images that we made."""
         return [image for image in self.account.resources["images"].values() if image["freeformTags"]]
-
-
-PATHS = {"vars": "my.pkrvars.hcl", "stage-tar": "stage.tar", "output": "build/image-oci.json", "logs": "build/logs"}
 
 
 @pytest.fixture
@@ -95,17 +96,18 @@ def test_bake_makes_one_image_for_both_shapes_and_writes_it_down(bake, account):
     assert account.resources["imageShapes"][image["id"]] == {cloud.A1, cloud.A2}
     report = json.loads(bake.report.read_text())
     assert report["image_ocid"] == image["id"]
-    assert report["image_name"] == image["displayName"] == f"llamakiln-demo-{report['version']}-arm64"
+    assert report["image_name"] == image["displayName"] == NAME
     assert report["shapes"] == [cloud.A2, cloud.A1]
     assert report["base_image"]["name"] == "Canonical-Ubuntu-22.04-aarch64-2026.10.31-0"
-    assert (report["how"], report["packer"], report["model"]) == ("baked", "1.10.0", "demo")
+    assert (report["how"], report["packer"], report["bake"]) == ("baked", "1.10.0", bake.key)
+    assert [stage["name"] for stage in report["stages"]][-2:] == ["image: Packer", "image: shapes"]
 
 
 def test_packer_output_goes_to_the_log_and_its_steps_to_the_screen(bake, capsys):
     bake()
     assert "output will be in this color" in (bake.folder / "build/logs/packer-oci.log").read_text()
     shown = capsys.readouterr().err
-    assert re.search(r"  \d\d:\d\d Creating instance\.\.\.", shown)
+    assert re.search(r"  \d:\d\d Creating instance\.\.\.", shown)
     assert "output will be in this color" not in shown
 
 
@@ -135,31 +137,31 @@ def test_image_is_found_when_packer_fails_after_making_it(bake, account, capsys)
     assert "compute-image-capability-schema in tenancy" in shown
 
 
-def test_packer_that_fails_before_the_image_shows_its_last_lines_and_the_policy(bake, capsys):
+def test_packer_that_fails_before_the_image_shows_its_last_lines_and_the_policy(bake):
     problem = fault(bake, packer="fails before image")
-    assert "packer build ended with 1" in problem.message
+    assert "packer build ended with 1 and made no image" in problem.message
     assert "build/logs/packer-oci.log" in problem.message
     assert "manage instance-family in compartment" in problem.way_out
-    assert "Problem creating instance" in capsys.readouterr().err
+    assert "Problem creating instance" in problem.message
     assert not bake.report.exists()
 
 
 def test_failed_bake_names_the_instance_that_still_costs_money(bake, account):
     for ocid, state in (("ocid1.instance.oc1..left", "RUNNING"), ("ocid1.instance.oc1..gone", "TERMINATED")):
-        name = f"llamakiln-demo-{oci_packer.read_pins()['LLAMAKILN_VERSION']}-arm64-bake"
-        account.resources["instances"][ocid] = {"id": ocid, "displayName": name, "lifecycleState": state}
+        instance = {"id": ocid, "displayName": f"{NAME}-bake", "lifecycleState": state}
+        account.resources["instances"][ocid] = instance
     problem = fault(bake, packer="fails before image")
     assert "terminate --instance-id ocid1.instance.oc1..left" in problem.way_out
     assert "ocid1.instance.oc1..gone" not in problem.way_out
 
 
 def test_packer_that_succeeds_without_an_image_is_not_believed(bake):
-    assert "has no image llamakiln-demo-" in fault(bake, packer="makes nothing").message
+    assert f"has no image {NAME}" in fault(bake, packer="makes nothing").message
 
 
 def test_name_taken_by_other_content_is_not_baked_over(bake):
     bake()
-    (bake.folder / "stage.tar").write_bytes(b"other contents")
+    bake.key = "fedcba9876543210"
     problem = fault(bake)
     assert "baked from other content" in problem.message
     assert "raise LLAMAKILN_VERSION" in problem.way_out
@@ -171,9 +173,7 @@ def test_image_still_being_made_is_waited_for(bake, account):
     (image,) = bake.images()
     image["lifecycleState"] = "PROVISIONING"
     session = open_session({k: bake_oci.os.environ[k] for k in ("OCI_CONFIG_FILE", "LLAMAKILN_OCI_ENDPOINT")})
-    found = oci_image.find_image(
-        session, cloud.COMPARTMENT, image["displayName"], image["freeformTags"]["stage_sha256"]
-    )
+    found = oci_image.find_image(session, cloud.COMPARTMENT, image["displayName"], bake.key)
     slept = []
     ready = oci_image.wait_until_usable(session, found, lambda message: None, sleep=slept.append)
     assert found.lifecycle_state == "PROVISIONING"
@@ -395,9 +395,8 @@ def test_file_that_is_not_hcl_is_named(bake):
     assert "my.pkrvars.hcl is not HCL" in fault(bake).message
 
 
-def test_missing_stage_is_named(bake, account):
-    (bake.folder / "stage.tar").unlink()
-    assert "stage.tar does not exist" in fault(bake).message
+def test_unknown_model_is_told_before_the_cloud_is_asked(bake, account):
+    assert "nonesuch" in fault(bake, "--model=nonesuch").message
     assert account.calls == []
 
 
