@@ -13,8 +13,8 @@ usage() {
 usage: scripts/make_sysroot.sh [--print-key] SUITE
   SUITE        bookworm, jammy or noble
   --print-key  print the name under which the sysroot is cached, make nothing
-environment: UBUNTU_KEYRING  file with Ubuntu's archive keys, if the host's keyring package is not installed
-             UBUNTU_MIRROR   default http://ports.ubuntu.com/ubuntu-ports
+environment: ARCHIVE_KEYRING  file with the release's archive keys, if the host has no package with them
+             UBUNTU_MIRROR    default http://ports.ubuntu.com/ubuntu-ports
 TEXT
 }
 
@@ -31,37 +31,38 @@ done
 
 # gcc: the release's default GCC, whose libstdc++ headers and libgcc we link against.
 case $suite in
-  bookworm) gcc=12 ubuntu=false ;;
-  jammy) gcc=11 ubuntu=true ;;
-  noble) gcc=13 ubuntu=true ;;
+  bookworm) gcc=12 distribution=debian ;;
+  jammy) gcc=11 distribution=ubuntu ;;
+  noble) gcc=13 distribution=ubuntu ;;
   *) usage >&2; die "SUITE='$suite': must be bookworm, jammy or noble" ;;
 esac
 packages=libc6-dev,linux-libc-dev,libgcc-$gcc-dev,libstdc++-$gcc-dev,libopenblas-pthread-dev
 
-key=$suite-$(printf '%s' "$packages" "$(cat scripts/make_sysroot.sh)" | sha256sum | cut -c1-12)
+key=$suite-$(printf '%s' "$packages" "layout 1" | sha256sum | cut -c1-12)
 if $print_key; then printf '%s\n' "$key"; exit 0; fi
 
 dir=$(cache_root)/sysroot/$key
 if [ ! -d "$dir" ]; then
   command -v mmdebstrap >/dev/null || die "mmdebstrap is not installed" "apt-get install mmdebstrap"
+  keyring=${ARCHIVE_KEYRING:-/usr/share/keyrings/$distribution-archive-keyring.gpg}
   source=()
-  if $ubuntu; then
-    keyring=${UBUNTU_KEYRING:-/usr/share/keyrings/ubuntu-archive-keyring.gpg}
-    [ -r "$keyring" ] ||
-      die "$keyring: Ubuntu's archive keys are not there, so its packages cannot be verified" \
-        "apt-get install ubuntu-keyring, or set UBUNTU_KEYRING to the keyring of a verified Ubuntu image"
+  way_out="apt-get install debian-archive-keyring"
+  if [ $distribution = ubuntu ]; then
+    way_out="apt-get install ubuntu-keyring; on Debian set ARCHIVE_KEYRING to what scripts/find_ubuntu_keyring.sh prints"
     mirror=${UBUNTU_MIRROR:-http://ports.ubuntu.com/ubuntu-ports}
-    source=(--keyring="$keyring" "deb $mirror $suite main universe" "deb $mirror $suite-updates main universe")
+    source=("deb $mirror $suite main universe" "deb $mirror $suite-updates main universe")
   fi
+  [ -r "$keyring" ] || die "$keyring is missing, so the packages of $suite cannot be verified" "$way_out"
   mkdir -p "$(dirname "$dir")"
   part=$(mktemp -d "$dir.XXXXXX")
   trap 'rm -rf "$part"' EXIT
+  mkdir "$part/root"
   log "making the arm64 sysroot of $suite"
-  mmdebstrap --quiet --variant=extract --architectures=arm64 --mode=root --aptopt='Acquire::Languages "none"' \
-    --include="$packages" --dpkgopt='path-exclude=/usr/share/*' \
-    "$suite" "$part/root" ${source[@]+"${source[@]}"} >&2 ||
+  # Through tar, which is the one way out of mmdebstrap that needs no root.
+  mmdebstrap --quiet --variant=extract --architectures=arm64 --aptopt='Acquire::Languages "none"' --format=tar \
+    --include="$packages" --dpkgopt='path-exclude=/usr/share/*' --keyring="$keyring" \
+    "$suite" - ${source[@]+"${source[@]}"} | tar -x -C "$part/root" --no-same-owner --exclude=./{dev,etc,tmp,var} ||
     die "could not make the arm64 sysroot of $suite" "check that the release's package servers can be reached, then run again"
-  rm -rf "$part/root"/{dev,etc,tmp,var}
   # An absolute link leads out of the sysroot: without libm.so the linker would quietly take the static libm.a instead.
   find "$part/root" -type l -lname '/*' -printf '%l\t%p\n' | while IFS=$'\t' read -r target link; do
     ln -snfr "$part/root$target" "$link"

@@ -396,23 +396,25 @@ def test_sdist_without_network_says_so_and_leaves_nothing(sdist):
 
 @pytest.fixture
 def archive(tmp_path):
-    """A stand-in for mmdebstrap that writes its arguments into the new root, and a keyring for it."""
+    """A stand-in for mmdebstrap whose tar holds its own arguments, and a keyring for it."""
     write_program(
         tmp_path / "bin/mmdebstrap",
         """#!/bin/bash
         [ -z "${OFFLINE:-}" ] || exit 1
-        for word; do [[ $word == */root ]] && root=$word; done
+        root=$(mktemp -d)
         mkdir -p "$root"/{usr/lib,var,dev}
         touch "$root/usr/lib/libm.so.6"
         ln -s /usr/lib/libm.so.6 "$root/usr/lib/libm.so"
         printf '%s\\n' "$@" >"$root/usr/arguments"
+        tar -c -C "$root" .
+        rm -r "$root"
         """,
     )
     (tmp_path / "keys.gpg").touch()
     return {
         "PATH": f"{tmp_path}/bin:{os.environ['PATH']}",
         "LLAMAKILN_CACHE": str(tmp_path / "cache"),
-        "UBUNTU_KEYRING": str(tmp_path / "keys.gpg"),
+        "ARCHIVE_KEYRING": str(tmp_path / "keys.gpg"),
     }
 
 
@@ -441,10 +443,10 @@ def test_sysroot_has_no_link_to_the_host(archive):
     assert (root / "usr/lib/libm.so").resolve() == root / "usr/lib/libm.so.6"
 
 
-def test_ubuntu_sysroot_without_keys_is_refused(archive, tmp_path):
-    done = run("make_sysroot.sh", "jammy", **{**archive, "UBUNTU_KEYRING": str(tmp_path / "none.gpg")})
+def test_sysroot_without_keys_is_refused(archive, tmp_path):
+    done = run("make_sysroot.sh", "jammy", **{**archive, "ARCHIVE_KEYRING": str(tmp_path / "none.gpg")})
     assert done.returncode == 1
-    assert "its packages cannot be verified" in done.stderr
+    assert "none.gpg is missing, so the packages of jammy cannot be verified" in done.stderr
     assert leftovers(archive, "sysroot") == []
 
 
