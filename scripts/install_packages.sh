@@ -5,8 +5,11 @@ set -euo pipefail
 export DEBIAN_FRONTEND=noninteractive
 
 wanted=(nginx python3 python3-venv libopenblas0-pthread curl)
-unwanted=(snapd lxd-agent-loader lxd-installer unattended-upgrades apport pollinate popularity-contest landscape-common
+unwanted=(lxd-agent-loader lxd-installer unattended-upgrades apport pollinate popularity-contest landscape-common
   packagekit multipath-tools modemmanager udisks2 ubuntu-advantage-tools ubuntu-pro-client)
+
+# Oracle's platform image carries its cloud agent as a snap: it reports the metrics that autoscaling and alarms read.
+snap list oracle-cloud-agent >/dev/null 2>&1 || unwanted+=(snapd)
 
 apt_get() { apt-get -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 -o Dpkg::Use-Pty=0 -qq -y "$@" >/dev/null; }
 

@@ -7,12 +7,12 @@ set -euo pipefail
 # Nodes are replaced by new images, not upgraded in place.
 units=(apt-daily.timer apt-daily-upgrade.timer apt-daily.service apt-daily-upgrade.service man-db.timer dpkg-db-backup.timer
   motd-news.timer e2scrub_all.timer e2scrub_reap.service update-notifier-download.timer update-notifier-motd.timer
-  fwupd-refresh.timer ua-timer.timer snapd.service snapd.socket snapd.seeded.service ModemManager.service
-  multipathd.service multipathd.socket iscsid.socket open-iscsi.service lvm2-monitor.service
+  fwupd-refresh.timer ua-timer.timer ModemManager.service
+  multipathd.service multipathd.socket lvm2-monitor.service
   systemd-networkd-wait-online.service NetworkManager-wait-online.service)
-for unit in "${units[@]}"; do
-  if systemctl cat "$unit" >/dev/null 2>&1; then systemctl --quiet mask "$unit"; fi
-done
+mapfile -t present < <(systemctl list-unit-files --no-legend "${units[@]}" | awk '{ print $1 }')
+log "masking ${present[*]}"
+systemctl --quiet mask "${present[@]}"
 
 # GRUB: no menu wait, serial console where OCI and QEMU show it.
 mkdir -p /etc/default/grub.d
