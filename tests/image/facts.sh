@@ -12,13 +12,11 @@ fact() {
   "$@" </dev/null 2>&1 || true # standard input may be this very script
 }
 pid=$(systemctl show -P MainPID llm.service)
-nginx_pid=$(systemctl show -P MainPID nginx.service)
 
 # -- boot ---------------------------------------------------------------------------------------------------------------
 fact failed_units systemctl --failed --plain --no-legend
 fact system_state systemctl is-system-running
 fact boot_id cat /proc/sys/kernel/random/boot_id
-fact booted_at stat -c %Y /proc/1
 fact journal_boots journalctl --list-boots --no-pager --quiet
 fact machine_id cat /etc/machine-id
 fact command_line cat /proc/cmdline
@@ -42,18 +40,16 @@ fact firewall_v4 cat /etc/iptables/rules.v4
 fact firewall_v6 cat /etc/iptables/rules.v6
 
 # -- the service --------------------------------------------------------------------------------------------------------
-fact llm_unit systemctl show llm.service -p Type,User,Group,MainPID,ActiveState,SubState,UnitFileState,Restart,LimitCORE
-fact nginx_unit systemctl show nginx.service -p ActiveState,UnitFileState,MainPID
+fact llm_unit systemctl show llm.service -p Type,User,Group,MainPID,ActiveState,SubState,UnitFileState,Restart
+fact nginx_unit systemctl show nginx.service -p ActiveState,UnitFileState
 fact llm_security bash -c 'systemd-analyze security llm.service | tail -n 1'
 fact llm_limits cat "/proc/$pid/limits"
 fact llm_maps bash -c "grep -o '/opt/llamakiln/lib/[^ ]*' /proc/$pid/maps | sort -u"
 fact llm_owner stat -c %U "/proc/$pid"
-fact nginx_master stat -c %U "/proc/$nginx_pid"
 fact llm_log journalctl -b -u llm.service --no-pager -o cat
 fact llm_env cat /etc/llm/llm.env
 fact image_json cat /etc/llm/image.json
 fact os_release cat /etc/os-release
-fact kernels bash -c 'ls /boot/vmlinuz-*'
 fact sets bash -c 'cd /opt/llamakiln/lib && for file in */set.json; do echo "${file%/*} $(tr -d "\n" <"$file")"; done'
 fact unresolved bash -c 'ldd /opt/llamakiln/lib/*/*.so* /opt/llamakiln/lib/*/llama-* | grep "not found"'
 fact models bash -c 'stat -c "%a %U %G %s %n" /opt/llamakiln/models/*'
@@ -65,25 +61,25 @@ fact bench_help bash -c '/opt/llamakiln/bin/llama-bench --help; echo "exit $?"'
 # -- what must not be there ---------------------------------------------------------------------------------------------
 fact build_tools bash -c 'for tool in cc gcc g++ clang cmake make ninja git ld as go cargo packer; do command -v $tool; done'
 fact foreign_owned find /opt/llamakiln /etc/llm ! -user root -printf '%u %p\n'
-fact writable find / -xdev -perm -0002 ! -type l ! \( -type d -perm -1000 \) -printf '%m %p\n'
+fact writable find / -ignore_readdir_race -xdev -perm -0002 ! -type l ! \( -type d -perm -1000 \) -printf '%m %p\n'
 fact group_writable find /opt/llamakiln /etc/llm -perm -0020 ! -type l -printf '%m %p\n'
-fact set_id find / -xdev -type f -perm /6000 -printf '%p\n'
+fact set_id find / -ignore_readdir_race -xdev -type f -perm /6000 -printf '%p\n'
 fact capabilities bash -c 'getcap -r / 2>/dev/null'
 fact host_keys bash -c 'cat /etc/ssh/ssh_host_*_key.pub'
 fact host_keys_made bash -c 'stat -c "%Y %n" /etc/ssh/ssh_host_*_key'
-fact authorized_keys bash -c 'find / -xdev -name "authorized_keys*" -type f -exec grep -H . {} +'
-fact authorized_keys_made find / -xdev -name 'authorized_keys*' -type f -printf '%T@ %p\n'
+fact authorized_keys bash -c 'find / -ignore_readdir_race -xdev -name "authorized_keys*" -type f -exec grep -H . {} +'
+fact authorized_keys_made find / -ignore_readdir_race -xdev -name 'authorized_keys*' -type f -printf '%T@ %p\n'
 fact baked_at stat -c %Y /etc/llm/image.json
 fact passwd getent passwd
 fact passwords awk -F: '$2 !~ /^[!*]/ {print $1}' /etc/shadow
 fact sudoers bash -c 'cat /etc/sudoers /etc/sudoers.d/* | grep -v "^#" | grep .'
 fact homes find /home /root -mindepth 1 -maxdepth 2 -printf '%p\n'
-fact histories find / -xdev \( -name '.*_history' -o -name .lesshst -o -name .viminfo -o -name .wget-hsts \) -printf '%p\n'
+fact histories find / -ignore_readdir_race -xdev \( -name '.*_history' -o -name .lesshst -o -name .viminfo -o -name .wget-hsts \) -printf '%p\n'
 fact apt_leftovers find /var/lib/apt/lists /var/cache/apt -type f ! -name lock -printf '%p\n'
 fact caches bash -c 'ls -d /root/.cache/* /home/*/.cache/* /var/cache/pip 2>/dev/null'
 fact bake_logs find /var/log -type f -size +0 \( -name 'dpkg.log*' -o -name 'alternatives.log*' -o -name 'bootstrap.log*' \
   -o -path '*/apt/*' -o -path '*/installer/*' -o -path '*/unattended-upgrades/*' -o -name '*.gz' -o -name '*.1' \) -printf '%p\n'
-fact temporary find /tmp /var/tmp -xdev -mindepth 1 ! -path '*systemd-private-*' ! -name 'systemd-private-*' \
+fact temporary find /tmp /var/tmp -ignore_readdir_race -xdev -mindepth 1 ! -path '*systemd-private-*' ! -name 'systemd-private-*' \
   ! -name '.*-unix' ! -path '/tmp/testinfra*' ! -path '/tmp/snap-private-tmp*' -printf '%p\n'
 fact private_keys bash -c 'find /etc /root /home /opt /var/lib /srv -xdev -type f -size -1024k ! -name "ssh_host_*_key" \
   ! -path "/var/lib/dpkg/*" -exec grep -lIE -e "-----BEGIN [A-Z ]*PRIVATE KEY-----" {} +'
