@@ -16,7 +16,6 @@ pid=$(systemctl show -P MainPID llm.service)
 # -- boot ---------------------------------------------------------------------------------------------------------------
 fact failed_units systemctl --failed --plain --no-legend
 fact system_state systemctl is-system-running
-fact boot_id cat /proc/sys/kernel/random/boot_id
 fact journal_boots journalctl --list-boots --no-pager --quiet
 fact machine_id cat /etc/machine-id
 fact command_line cat /proc/cmdline
