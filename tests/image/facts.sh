@@ -29,7 +29,7 @@ fact analyze_time systemd-analyze time
 fact analyze_blame bash -c 'systemd-analyze blame | head -n 10'
 fact analyze_chain systemd-analyze critical-chain llm.service
 fact unit_files systemctl list-unit-files --no-legend --plain
-fact timers systemctl list-timers --all --no-legend --plain
+fact timers systemctl list-timers --no-legend --plain
 fact packages dpkg-query -W -f '${Package}\n'
 
 # -- network ------------------------------------------------------------------------------------------------------------
@@ -79,7 +79,7 @@ fact caches bash -c 'ls -d /root/.cache/* /home/*/.cache/* /var/cache/pip 2>/dev
 fact bake_logs find /var/log -type f -size +0 \( -name 'dpkg.log*' -o -name 'alternatives.log*' -o -name 'bootstrap.log*' \
   -o -path '*/apt/*' -o -path '*/installer/*' -o -path '*/unattended-upgrades/*' -o -name '*.gz' -o -name '*.1' \) -printf '%p\n'
 fact temporary find /tmp /var/tmp -ignore_readdir_race -xdev -mindepth 1 ! -path '*systemd-private-*' ! -name 'systemd-private-*' \
-  ! -name '.*-unix' ! -path '/tmp/testinfra*' ! -path '/tmp/snap-private-tmp*' -printf '%p\n'
+  ! -name '.*-unix' ! -path '/var/tmp/cloud-init*' ! -path '/tmp/testinfra*' ! -path '/tmp/snap-private-tmp*' -printf '%p\n'
 fact private_keys bash -c 'find /etc /root /home /opt /var/lib /srv -xdev -type f -size -1024k ! -name "ssh_host_*_key" \
   ! -path "/var/lib/dpkg/*" -exec grep -lIE -e "-----BEGIN [A-Z ]*PRIVATE KEY-----" {} +'
 fact cloud_runs bash -c 'grep -c "running .init-local. at" /var/log/cloud-init.log'
