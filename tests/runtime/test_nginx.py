@@ -92,6 +92,16 @@ def test_metrics_answer_only_behind_nginx(node: tuple[Nginx, Running]):
         assert httpx.get(nginx.url + "/metrics", headers=headers).status_code == 404
 
 
+@pytest.mark.parametrize("target", ["/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/a%00b", "nonsense"])
+def test_a_request_line_that_cannot_be_read_is_a_400_in_json(down: Nginx, target: str):
+    """Sent as written: an HTTP library would tidy these paths up first."""
+    with socket.create_connection(("127.0.0.1", down.port), timeout=10) as client:
+        client.sendall(f"GET {target} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n".encode())
+        head, _, body = b"".join(iter(lambda: client.recv(65536), b"")).partition(b"\r\n\r\n")
+    assert head.split()[1] == b"400"
+    assert json.loads(body)["error"]["code"] == "invalid_http"
+
+
 @pytest.mark.parametrize("path", ["/generate", "/v1/chat/completions", "/v1/completions"])
 def test_stream_arrives_piece_by_piece(node: tuple[Nginx, Running], gate: Gate, path: str):
     """The first event is read while the model cannot yet make the second: nothing on the way held it back."""
