@@ -4,7 +4,7 @@
 # One run instead of a hundred, because under emulation every login and every process costs seconds.
 # shellcheck disable=SC2016  # quoted programs expand their own variables
 set -uo pipefail
-export LC_ALL=C SYSTEMD_PAGER='' SYSTEMD_COLORS=0
+export LC_ALL=C SYSTEMD_PAGER='' SYSTEMD_COLORS=0 SYSTEMD_BUS_TIMEOUT=5min # emulated, on a busy host
 
 fact() {
   printf '\n@@ %s\n' "$1"
@@ -63,7 +63,13 @@ fact foreign_owned find /opt/llamakiln /etc/llm ! -user root -printf '%u %p\n'
 fact writable find / -ignore_readdir_race -xdev -perm -0002 ! -type l ! \( -type d -perm -1000 \) -printf '%m %p\n'
 fact group_writable find /opt/llamakiln /etc/llm -perm -0020 ! -type l -printf '%m %p\n'
 fact set_id find / -ignore_readdir_race -xdev -type f -perm /6000 -printf '%p\n'
-fact capabilities bash -c 'getcap -r / 2>/dev/null'
+fact capabilities python3 -c '
+import os
+for folder, folders, files in os.walk("/usr"):
+    for path in (os.path.join(folder, file) for file in files):
+        if not os.path.islink(path) and "security.capability" in os.listxattr(path):
+            print(path)
+'
 fact host_keys bash -c 'cat /etc/ssh/ssh_host_*_key.pub'
 fact host_keys_made bash -c 'stat -c "%Y %n" /etc/ssh/ssh_host_*_key'
 fact authorized_keys bash -c 'find / -ignore_readdir_race -xdev -name "authorized_keys*" -type f -exec grep -H . {} +'
@@ -84,6 +90,7 @@ fact private_keys bash -c 'find /etc /root /home /opt /var/lib /srv -xdev -type 
   ! -path "/var/lib/dpkg/*" -exec grep -lIE -e "-----BEGIN [A-Z ]*PRIVATE KEY-----" {} +'
 fact cloud_runs bash -c 'grep -c "running .init-local. at" /var/log/cloud-init.log'
 fact cloud_instances ls /var/lib/cloud/instances
+fact cloud_sources bash -c 'grep -h "^datasource_list:" /etc/cloud/cloud.cfg.d/*.cfg | tail -n 1'
 fact asset_tag cat /sys/class/dmi/id/chassis_asset_tag
 fact user_data cat /run/user-data-was-read
 fact cloud_result cat /run/cloud-init/result.json
@@ -91,6 +98,6 @@ fact cloud_config python3 -c '
 import json
 data = json.load(open("/run/cloud-init/instance-data-sensitive.json"))
 merged = data.get("merged_system_cfg") or data.get("merged_cfg")
-print(json.dumps({key: value for key, value in merged.items() if key.endswith("_modules") or key == "datasource_list"}))
+print(json.dumps({key: value for key, value in merged.items() if key.endswith("_modules")}))
 '
 printf '\n@@ end\n'
