@@ -23,8 +23,8 @@ from demo.network import Shape, compute_loss, init_params
 from demo.tokenizer import Tokenizer, learn_pieces
 
 OUT = Path(__file__).resolve().parents[1] / "packer" / "models" / "demo.gguf"
-# (share of the steps, rows, tokens in a row, turns of a chat): single questions first, then long chats
-STAGES = ((0.75, 12, 176, (1, 1, 1, 2)), (0.25, 4, 512, (1, 2, 3, 6, 9)))
+# Share of the steps, rows, tokens in a row, turns of a chat, share of mere beginnings: single questions, then chats.
+STAGES = ((0.75, 12, 176, (1, 1, 1, 2), 0.6), (0.25, 4, 512, (1, 2, 3, 6, 9), 0.0))
 
 
 @partial(jax.jit, static_argnames=("shape", "n_steps"), donate_argnums=(0, 1))
@@ -40,8 +40,8 @@ def train(corpus: Corpus, tokenizer: Tokenizer, shape: Shape, n_steps: int, seed
     state = optimizer.init_state(params)
     rng = random.Random(seed)
     step, n_tokens, started, losses = 0, 0, time.monotonic(), []
-    for share, n_rows, length, n_turns in STAGES:
-        batches = draw_batches(draw_samples(corpus, tokenizer, rng, n_turns), n_rows, length)
+    for share, n_rows, length, n_turns, begin_share in STAGES:
+        batches = draw_batches(draw_samples(corpus, tokenizer, rng, n_turns, begin_share), n_rows, length)
         for _ in range(round(n_steps * share)):
             step, n_tokens = step + 1, n_tokens + n_rows * length
             batch = tuple(map(jnp.asarray, next(batches)))

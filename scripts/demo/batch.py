@@ -11,7 +11,8 @@ import numpy as np
 from .corpus import Corpus, Turn
 from .tokenizer import ASSISTANT, BEGIN, END, SYSTEM, USER, Tokenizer
 
-USER_WEIGHT = 0.1  # a little: it teaches the words of users without spending the network on them
+USER_WEIGHT = 0.02  # a little: it teaches the words of users without spending the network on them
+N_BEGIN = 12  # so many tokens of an answer tell which one it is
 POOL_SIZE = 48
 
 
@@ -42,13 +43,22 @@ def encode_plain(tokenizer: Tokenizer, turn: Turn) -> tuple[list[int], list[floa
     return [tokenizer.ids[BEGIN], *ask, *say, tokenizer.ids[END]], [0.0] + [0.0] * len(ask) + [1.0] * (len(say) + 1)
 
 
-def draw_samples(corpus: Corpus, tokenizer: Tokenizer, rng: random.Random, n_turns: tuple[int, ...]) -> Iterator:
-    """Yield (ids, weights) without end: most as the chat template writes them, a few plain or without a begin."""
+def draw_samples(
+    corpus: Corpus, tokenizer: Tokenizer, rng: random.Random, n_turns: tuple[int, ...], begin_share: float
+) -> Iterator:
+    """Yield (ids, weights) of chats without end: most as the chat template writes them, a few plain or without a begin.
+
+    begin_share: how many of them (0 to 1) end after the first N_BEGIN tokens of their last answer.
+    """
     for turns in corpus.draw_chats(rng, n_turns):
-        if len(turns) == 1 and rng.random() < 0.05:
+        if len(turns) == 1 and rng.random() < 0.08:
             yield encode_plain(tokenizer, turns[0])
             continue
         ids, weights = encode_chat(tokenizer, turns, corpus.draw_system(rng))
+        if rng.random() < begin_share:  # to find the answer is the hard part: practise it more often than the rest
+            n_last = len(tokenizer.encode(turns[-1].say)) + 1
+            end = len(ids) - n_last + min(n_last, N_BEGIN)
+            ids, weights = ids[:end], weights[:end]
         yield (ids[1:], weights[1:]) if rng.random() < 0.03 else (ids, weights)
 
 

@@ -1,6 +1,6 @@
 """Read the questions and answers of corpus/*.toml and turn them into chats to learn from.
 
-Knows templates, typos and turns; knows nothing of tokens or of the network. All chance comes from the `rng` given.
+Knows the files and the turns of a chat; knows nothing of tokens or of the network. All chance comes from `rng`.
 
 In a template `{a|b|}` stands for one of its choices. The first choice of the first template is the canonical question.
 An entry has `ask` (templates), `held` (a wording never trained on, kept to judge with), `say` (the answer), and if it
@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from .wording import Synonyms, blur, expand, normalise, pick
+
 try:
     import tomllib
 except ModuleNotFoundError:  # Python 3.10
@@ -24,15 +26,6 @@ TOPICS = (
     *("about", "bake", "library", "image", "models", "service", "settings", "oci", "test", "code"),
     *("smalltalk", "trouble", "long"),
 )
-CHOICE = re.compile(r"\{([^{}]*\|[^{}]*)\}")
-KEYBOARD = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
-OPENINGS = (
-    *("please: ", "hi, ", "hello, ", "ok, ", "so, ", "and ", "well, ", "hey, ", "a question: ", "quick question: "),
-    *("I wonder, ", "tell me, ", "can you tell me: ", "I have a question: ", "please tell me: ", "now, ", "ok ", "so "),
-    *("sorry, ", "one more question: "),
-)
-ENDINGS = (" please", " thanks", ", please", " now", " exactly", " again", ", thank you", " here")
-ARTICLES = ("the", "a", "an", "do", "does", "is", "of", "to", "it", "I", "me")
 SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprstvwxz" for vowel in ("a", "e", "i", "o", "u", "or", "in")]
 
 
@@ -77,58 +70,6 @@ def read_toml(path: Path) -> dict:
         return tomllib.load(file)
 
 
-def expand(template: str) -> Iterator[str]:
-    """Yield every text that a template stands for, the canonical one first."""
-    parts = CHOICE.split(template)
-    for chosen in itertools.product(*(part.split("|") if i % 2 else [part] for i, part in enumerate(parts))):
-        yield "".join(chosen)
-
-
-def pick(template: str, rng: random.Random) -> str:
-    """Return one of the texts that a template stands for."""
-    return CHOICE.sub(lambda match: rng.choice(match[1].split("|")), template)
-
-
-def blur(text: str, rng: random.Random) -> str:
-    """Return the question as a hurried person might type it: lower case, no end, words or letters wrong."""
-    if rng.random() < 0.10:
-        text = rng.choice(OPENINGS) + text[0].lower() + text[1:]
-    if rng.random() < 0.08 and text[-1] in "?.!":
-        text = text[:-1] + rng.choice(ENDINGS) + text[-1]
-    if rng.random() < 0.12:
-        words = text.split(" ")
-        drop = [i for i, word in enumerate(words) if word in ARTICLES]
-        if drop and len(words) > 3:
-            del words[rng.choice(drop)]
-            text = " ".join(words)
-    if rng.random() < 0.30 and text[-1] in "?.!":
-        text = text[:-1]
-    if rng.random() < 0.35:
-        text = text.lower()
-    for chance in (0.18, 0.04):
-        if rng.random() < chance:
-            text = mistype(text, rng)
-    return text
-
-
-def mistype(text: str, rng: random.Random) -> str:
-    """Return the text with one letter swapped, lost, doubled or hit beside its key, in a word of four or more."""
-    places = [match.start() + i for match in re.finditer(r"[A-Za-z]{4,}", text) for i in range(1, len(match[0]) - 1)]
-    if not places:
-        return text
-    i = rng.choice(places)
-    kind = rng.randrange(4)
-    if kind == 0:
-        return text[:i] + text[i + 1] + text[i] + text[i + 2 :]
-    if kind == 1:
-        return text[:i] + text[i + 1 :]
-    if kind == 2:
-        return text[:i] + text[i] + text[i:]
-    row = next(row for row in KEYBOARD if text[i].lower() in row)
-    place = row.index(text[i].lower())
-    return text[:i] + rng.choice(row[max(0, place - 1) : place] + row[place + 1 : place + 2]) + text[i + 1 :]
-
-
 class Corpus:
     """All questions, the refusal and the follow-ups, and an endless supply of chats made of them."""
 
@@ -136,7 +77,13 @@ class Corpus:
         self.questions = read_questions(directory)
         self.offtopic = read_toml(directory / "offtopic.toml")
         self.followup = read_toml(directory / "followup.toml")
+        self.rewrites = [
+            (re.compile(row["ask"]), row["forms"]) for row in read_toml(directory / "rewrite.toml")["rewrite"]
+        ]
+        self.synonyms = Synonyms(read_toml(directory / "synonym.toml")["groups"])
         self.refusal: str = self.offtopic["say"]
+        held = [question.held for each in self.questions for question in (each, each.then) if question]
+        self.held = {normalise(text) for text in held + self.offtopic["held"]}
 
     def texts(self) -> Iterator[tuple[str, int]]:
         """Yield (text, weight) of what is asked and said, to learn the pieces from; no held-out wording."""
@@ -155,14 +102,33 @@ class Corpus:
             yield next(expand(template)), 1
         yield self.refusal, 8
 
+    def find_forms(self, text: str) -> Iterator[tuple[str, str]]:
+        """Yield (template, what stands in place of its {x}) for each other form of a question."""
+        for pattern, forms in self.rewrites:
+            if match := pattern.fullmatch(text):
+                yield from ((form, match[1]) for form in forms)
+
+    def word(self, templates: list[str] | tuple[str, ...], rng: random.Random) -> str:
+        """Return one wording of a question: of a template or another form of it, blurred; never a held-out one."""
+        while True:
+            text = pick(rng.choice(templates), rng)
+            forms = list(self.find_forms(text))
+            if forms and rng.random() < 0.35:
+                form, thing = rng.choice(forms)
+                text = pick(form, rng).replace("{x}", thing)
+                text = text[0].upper() + text[1:]
+            if rng.random() < 0.4:
+                text = self.synonyms.exchange(text, rng)
+            text = blur(text, rng)
+            if normalise(text) not in self.held:
+                return text
+
     def ask_offtopic(self, rng: random.Random) -> str:
-        """Return a question that is none of this project's business."""
+        """Return a question, blurred, that is none of this project's business."""
         if rng.random() < 0.45:
-            return pick(rng.choice(self.offtopic["whole"]), rng)
-        things = [self._name_thing(rng), self._name_thing(rng)]
-        text = pick(rng.choice(self.offtopic["frames"]), rng)
-        text = text.replace("{x}", things[0]).replace("{y}", things[1])
-        return text[0].upper() + text[1:]
+            return self.word(self.offtopic["whole"], rng)
+        frame = rng.choice(self.offtopic["frames"])
+        return self.word([frame.replace("{x}", self._name_thing(rng)).replace("{y}", self._name_thing(rng))], rng)
 
     def _name_thing(self, rng: random.Random) -> str:
         if rng.random() < 0.75:
@@ -184,11 +150,11 @@ class Corpus:
 
     def draw_turns(self, question: Question, rng: random.Random) -> list[Turn]:
         """Return the turn of a question, now and then with one that follows it."""
-        turns = [Turn(blur(pick(rng.choice(question.ask), rng), rng), question.say)]
+        turns = [Turn(self.word(question.ask, rng), question.say)]
         if question.then and rng.random() < 0.6:
-            turns.append(Turn(blur(pick(rng.choice(question.then.ask), rng), rng), question.then.say))
+            turns.append(Turn(self.word(question.then.ask, rng), question.then.say))
         elif rng.random() < (0.6 if question.more else 0.05) and question.topic != "smalltalk":
-            more = blur(pick(rng.choice(self.followup["ask_more"]), rng), rng)
+            more = self.word(self.followup["ask_more"], rng)
             turns.append(Turn(more, question.more or self.followup["no_more"]))
         return turns
 
@@ -198,12 +164,10 @@ class Corpus:
         wanted = rng.choice(n_turns)
         while True:
             for question in rng.sample(self.questions, len(self.questions)):
-                if rng.random() < 0.16:
-                    chat.append(Turn(blur(self.ask_offtopic(rng), rng), self.refusal))
+                if rng.random() < 0.22:
+                    chat.append(Turn(self.ask_offtopic(rng), self.refusal))
                 if not chat and rng.random() < 0.01:
-                    chat.append(
-                        Turn(blur(pick(rng.choice(self.followup["ask_more"]), rng), rng), self.followup["about_what"])
-                    )
+                    chat.append(Turn(self.word(self.followup["ask_more"], rng), self.followup["about_what"]))
                 chat += self.draw_turns(question, rng)
                 if len(chat) >= wanted:
                     yield chat

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from .batch import encode_chat
-from .corpus import Corpus, Turn, blur, pick
+from .corpus import Corpus, Turn
 from .network import Shape, compute_logits
 from .tokenizer import Tokenizer
+from .wording import blur, pick
 
 N_ROWS = 16
 

@@ -21,8 +21,8 @@ class Shape:
     n_pieces: int = 2048
     n_layers: int = 4
     width: int = 192
-    n_heads: int = 3
-    n_kv_heads: int = 1
+    n_heads: int = 6
+    n_kv_heads: int = 2
     ffn_width: int = 512
 
     @property

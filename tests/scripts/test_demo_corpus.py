@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from demo.batch import draw_batches, encode_chat
-from demo.corpus import Corpus, Turn, blur, expand, mistype, pick, read_toml
+from demo.corpus import Corpus, Turn, read_toml
 from demo.tokenizer import ASSISTANT, BEGIN, END, USER, Tokenizer, learn_pieces
+from demo.wording import LIGHT, Synonyms, blur, expand, lose_words, mistype, normalise, pick
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,17 +21,15 @@ CORPUS = Corpus()
 ANSWERS = [answer for q in CORPUS.questions for answer in (q.say, q.more, q.then and q.then.say) if answer]
 
 
-def normalise(text: str) -> str:
-    return re.sub(r"[^\w/_.= -]", "", text.lower()).strip(" .")
-
-
 def trained_wordings() -> dict[str, set[str]]:
     """Every wording without case and punctuation -> the answers it is trained with."""
     wordings = defaultdict(set)
     for question in CORPUS.questions:
         for template in question.ask:
             for text in expand(template):
-                wordings[normalise(text)].add(question.say)
+                forms = [form.replace("{x}", thing) for each, thing in CORPUS.find_forms(text) for form in expand(each)]
+                for wording in (text, *forms):
+                    wordings[normalise(wording)].add(question.say)
     return wordings
 
 
@@ -116,12 +115,34 @@ def test_short_words_are_not_mistyped():
     assert mistype("GPU or CPU?", random.Random(0)) == "GPU or CPU?"
 
 
+@given(st.integers(0, 2**32))
+def test_only_light_words_are_lost(seed):
+    words = ["How", "do", "I", "change", "the", "model", "of", "my", "node?"]
+    left = lose_words(" ".join(words), random.Random(seed)).split()
+    assert [word for word in words if word not in LIGHT] == [word for word in left if word not in LIGHT]
+
+
+def test_synonyms_stand_for_one_another_but_not_inside_names():
+    synonyms = Synonyms([["folder", "directory"], ["test", "check"]])
+    seen = {synonyms.exchange("a folder for make test-image", random.Random(seed)) for seed in range(20)}
+    assert seen == {"a folder for make test-image", "a directory for make test-image"}
+
+
 def test_each_round_of_chats_has_every_question_once():
+    """A follow-up may repeat an answer, so a few more turns than questions are looked at."""
     said, chats = [], CORPUS.draw_chats(random.Random(0))
     own = {question.say for question in CORPUS.questions}
-    while len(said) < len(own):
+    while len(said) < len(own) + 10:
         said += [turn.say for turn in next(chats) if turn.say in own]
-    assert set(said[: len(own)]) == own
+    assert set(said) == own
+
+
+def test_held_out_wording_is_never_drawn():
+    held = CORPUS.questions[0].held
+    templates = [held, "something else"]
+    assert {CORPUS.word(templates, random.Random(seed)).lower() for seed in range(30)}.isdisjoint(
+        {held.lower(), held[:-1].lower()}
+    )
 
 
 TOKENIZER = Tokenizer(learn_pieces({"bake the image": 9, "bake an image": 9, "the bake": 5}, 370))
