@@ -9,7 +9,8 @@ FACTS = {
     "analyze_time": "Startup finished in 3.480s (kernel) + 1min 12.250s (userspace) = 1min 15.730s \n"
     "graphical.target reached after 1min 11.950s in userspace.",
     "analyze_blame": "1min 2.345s cloud-init-local.service\n     9.100s llm.service\n      678ms nginx.service\n",
-    "analyze_chain": "llm.service +9.100s\n└─basic.target @12.000s\n",
+    "analyze_chain": 'The time when unit became active or started is printed after the "@" character.\n\n'
+    "llm.service +9.100s\n└─basic.target @12.000s\n",
 }
 
 
