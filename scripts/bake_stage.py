@@ -21,12 +21,13 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from base_disk import Base, choose_base, read_bases
+from base_disk import Base, choose_base, fetch_command, read_bases
 from catalog import Model, find_model, load_catalog
 from files import REPOSITORY, hash_file, replacing
 from problem import run
 from stage import Stages
 
+UBUNTU_KEYRING = Path("/usr/share/keyrings/ubuntu-archive-keyring.gpg")
 BUILD_TEMPLATE = REPOSITORY / "packer" / "local" / "build.pkr.hcl"
 
 
@@ -78,11 +79,29 @@ def git(*words: str) -> str:
     return answer.stdout.strip()
 
 
+def have_disk(stages: Stages, base: Base) -> None:
+    """Have the base's disk in the cache."""
+    if base.disk.exists():
+        stages.skip("base disk", f"in the cache ({base.name} {base.release})")
+        return
+    with stages.stage("base disk"):
+        stages.run(fetch_command(base), "base-disk", "check the network, then run make image again")
+
+
+def archive_keys(stages: Stages, base: Base) -> dict[str, str]:
+    """What tells make_sysroot.sh whose packages to trust: the host's keys, else those in the verified image."""
+    if not base.url or "ARCHIVE_KEYRING" in os.environ or UBUNTU_KEYRING.exists():
+        return {}
+    have_disk(stages, base)
+    return {"ARCHIVE_KEYRING": stages.run(["bash", "scripts/find_ubuntu_keyring.sh", base.disk], "keyring")}
+
+
 def gather(stages: Stages, base: Base, model: Model) -> Parts:
     """Have every part in the cache. Raises Problem when one cannot be built or fetched."""
+    env = os.environ | archive_keys(stages, base)
     with stages.stage("library sets"):
         command = [sys.executable, "scripts/build_libllama.py", "arm64", "--suite", base.suite]
-        sets = Path(stages.run(command, "library-sets"))
+        sets = Path(stages.run(command, "library-sets", env=env))
     with stages.stage("python packages"):
         env = os.environ | {"PYTHON": sys.executable}
         site = Path(stages.run(["bash", "scripts/build_site_packages.sh", base.python], "python-packages", env=env))

@@ -9,13 +9,13 @@ cd "$(dirname "$0")/.."
 
 python=(python3 python3-venv)
 compiler=(g++ cmake ninja-build)
+sets=(cmake ninja-build clang lld llvm ccache binutils mmdebstrap debian-archive-keyring uidmap curl qemu-utils fdisk e2fsprogs)
+vm=(qemu-system-arm qemu-efi-aarch64 qemu-utils genisoimage)
 case ${1:-} in
   run) packages=("${python[@]}" "${compiler[@]}") ;;
-  oci) packages=("${python[@]}" curl) ;;
-  test) packages=("${python[@]}" "${compiler[@]}" shellcheck nginx chromium curl qemu-system-arm qemu-efi-aarch64 qemu-utils
-    genisoimage iptables) ;;
-  image) packages=("${python[@]}" cmake ninja-build clang lld llvm mmdebstrap qemu-system-arm qemu-efi-aarch64 qemu-utils ipxe-qemu
-    xorriso genisoimage fdisk mtools dosfstools e2fsprogs openssh-client curl uidmap packer) ;;
+  oci) packages=("${python[@]}" "${sets[@]}") ;;
+  test) packages=("${python[@]}" "${compiler[@]}" "${vm[@]}" binutils shellcheck nginx chromium curl iptables openssh-client) ;;
+  image) packages=("${python[@]}" "${sets[@]}" "${vm[@]}" ipxe-qemu xorriso mtools dosfstools openssh-client packer) ;;
   *) die "usage: install_host_packages.sh image|oci|test|run" ;;
 esac
 if [ "${1}" = image ] && [ "$(uname -m)" != aarch64 ]; then packages+=(qemu-user-static arch-test); fi

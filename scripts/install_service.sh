@@ -9,7 +9,7 @@ getent passwd llm >/dev/null ||
 
 install -d -m 755 "$home"
 cp -r /var/tmp/stage/service "$home/"
-cp -r /var/tmp/stage/lib "$home/"
+cp -r --preserve=links /var/tmp/stage/lib "$home/"  # equal files of the sets are one file
 
 log "python environment"
 # No pip in it: the packages were resolved, checked by hash and unpacked where the bake was started.

@@ -18,8 +18,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bake_stage import Parts, bake_key, gather, image_facts, key_of, read_pins, tree_files, write_stage
-from base_disk import Base, choose_base, fetch_command, read_bases
+from bake_stage import Parts, bake_key, gather, have_disk, image_facts, key_of, read_pins, tree_files, write_stage
+from base_disk import Base, choose_base, read_bases
 from catalog import Model, find_model, load_catalog
 from files import REPOSITORY, cache_root, hash_file, human_size
 from probe_kvm import choose_accelerator, find_firmware
@@ -231,11 +231,7 @@ def main() -> None:
     check_machine()
     stages.say(f"baking {model.name} on {base.name}: {reason}")
 
-    if base.disk.exists():
-        stages.skip("base disk", f"in the cache ({base.name} {base.release})")
-    else:
-        with stages.stage("base disk"):
-            stages.run(fetch_command(base), "base-disk", "check the network, then run make image again")
+    have_disk(stages, base)
     parts = gather(stages, base, model)
     packer = find_packer()
     baked = bake(stages, parts, packer)
