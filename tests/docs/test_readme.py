@@ -29,7 +29,7 @@ def tree_entries() -> dict[str, str]:
     """Path -> words, of the tree in the README: two spaces deeper is one folder deeper."""
     entries, folders = {}, []
     for line in re.search(r"```\n(.*?)```", section("The tree"), re.S)[1].splitlines():
-        indent, name, words = re.match(r"( *)(\S+) +(.+)", line).groups()
+        indent, name, words = re.match(r"( *)(\S+) *(.*)", line).groups()
         folders = [*folders[: len(indent) // 2], name]
         entries["".join(folders)] = words
     return entries
@@ -60,6 +60,8 @@ def test_every_file_of_a_room_is_in_the_tree(folder):
 
 def test_the_tree_says_a_few_words_of_each():
     for path, words in tree_entries().items():
+        if path.count("/") == 1 and path.endswith("/"):
+            continue  # a room: its files speak for it
         assert 2 <= len(words.split()) <= 9, (path, words)
 
 
