@@ -14,11 +14,12 @@ vm=(qemu-system-arm qemu-efi-aarch64 qemu-utils genisoimage)
 case ${1:-} in
   run) packages=("${python[@]}" "${compiler[@]}") ;;
   oci) packages=("${python[@]}" "${sets[@]}") ;;
-  test) packages=("${python[@]}" "${compiler[@]}" "${vm[@]}" binutils shellcheck nginx chromium curl iptables openssh-client) ;;
+  test) packages=("${python[@]}" "${compiler[@]}" "${vm[@]}" binutils shellcheck nginx chromium curl iptables openssh-client
+    packer) ;;
   image) packages=("${python[@]}" "${sets[@]}" "${vm[@]}" ipxe-qemu xorriso mtools dosfstools openssh-client packer) ;;
   *) die "usage: install_host_packages.sh image|oci|test|run" ;;
 esac
-if [ "${1}" = image ] && [ "$(uname -m)" != aarch64 ]; then packages+=(qemu-user-static arch-test); fi
+if [ "${1}" = image ] && [ "$(uname -m)" != aarch64 ]; then packages=(qemu-user-static arch-test "${packages[@]}"); fi
 
 # has PACKAGE: installed as a package, or there as a command of that name or purpose by another way.
 has() {
@@ -47,8 +48,10 @@ if [ ${#missing[@]} -gt 0 ]; then
     die "installing them needs root" "sudo sh -c '$command'"
   fi
   log "  $command"
-  { "${as_root[@]}" apt-get -qq update && "${as_root[@]}" apt-get -qq -y -o Dpkg::Use-Pty=0 \
-    install --no-install-recommends "${missing[@]}"; } >/dev/null 2>&1 ||
+  "${as_root[@]}" apt-get -qq update >/dev/null 2>&1 || die "apt-get update failed" "sudo apt-get update   # and read what it says"
+  # Newer releases have no Packer; make_image.py and setup_packer.sh say where it comes from then.
+  if [ "${missing[-1]}" = packer ] && ! apt-cache show packer >/dev/null 2>&1; then unset 'missing[-1]'; fi
+  "${as_root[@]}" apt-get -qq -y -o Dpkg::Use-Pty=0 install --no-install-recommends "${missing[@]}" >/dev/null 2>&1 ||
     die "apt-get could not install them" "sudo sh -c '$command'   # and read what it says"
 fi
 

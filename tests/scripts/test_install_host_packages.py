@@ -59,10 +59,26 @@ def test_with_sudo_that_asks_nothing_it_installs(install):
     assert "qemu-system-arm" in asked
 
 
-def test_apt_that_fails_is_told_with_the_command(install):
-    done, _ = install("image", id="echo 0", apt_get="exit 100")
+@pytest.mark.parametrize(
+    ("apt", "message"),
+    [
+        ('case "$*" in *update*) exit 100 ;; esac', "apt-get update failed"),
+        ('case "$*" in *install*) exit 100 ;; esac', "apt-get could not install them"),
+    ],
+)
+def test_apt_that_fails_is_told_with_the_command(install, apt, message):
+    done, _ = install("image", id="echo 0", apt_get=apt)
     assert done.returncode == 1
-    assert "apt-get could not install them" in done.stderr
+    assert message in done.stderr
+    assert "try: sudo" in done.stderr
+
+
+def test_a_distribution_without_packer_is_no_reason_to_stop_here(install):
+    """make_image.py says where Packer comes from then."""
+    done, asked = install("image", id="echo 0", **{"apt-cache": "exit 100"})
+    assert done.returncode == 0, done.stderr
+    assert "qemu-system-arm" in asked
+    assert " packer" not in asked
 
 
 def test_nothing_missing_nothing_done(install):
