@@ -17,6 +17,7 @@ import testinfra
 
 HERE = Path(__file__).parent
 ANSWER_TIMEOUT_S = 120  # under emulation a node is 15 times slower than it will be
+TEST_TIMEOUT_S = 900  # so reading its facts takes minutes on a busy host
 DESELECTED = {
     "test_restart.py": "kills and reboots the node: only with --disruptive",
     "test_copies.py": "compares two fresh copies: only with --copies A.json B.json",
@@ -45,6 +46,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Take out what this run cannot or must not do, and have it counted as deselected."""
     kept, dropped = [], []
     for item in items:
+        if item.path.parent == HERE and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(TEST_TIMEOUT_S))
         (kept if item.path.parent != HERE or is_wanted(item.path.name, config) else dropped).append(item)
     if dropped:
         config.hook.pytest_deselected(items=dropped)
@@ -90,6 +93,11 @@ class Facts(dict[str, str]):
 
     def lines(self, name: str) -> list[str]:
         return [line.strip() for line in self[name].splitlines() if line.strip()]
+
+    def found(self, kind: str) -> dict[str, float]:
+        """Return the files of one kind in `found`: path -> time of change, in seconds since 1970."""
+        rows = [line.split(" ", 2) for line in self.lines("found")]
+        return {path: float(changed) for name, changed, path in rows if name == kind}
 
     def table(self, name: str) -> dict[str, str]:
         """Read KEY=value lines."""

@@ -50,7 +50,7 @@ fact llm_env cat /etc/llm/llm.env
 fact image_json cat /etc/llm/image.json
 fact os_release cat /etc/os-release
 fact sets bash -c 'cd /opt/llamakiln/lib && for file in */set.json; do echo "${file%/*} $(tr -d "\n" <"$file")"; done'
-fact unresolved bash -c 'ldd /opt/llamakiln/lib/*/*.so* /opt/llamakiln/lib/*/llama-* | grep "not found"'
+fact unresolved bash -c 'ldd /opt/llamakiln/lib/*/llama-* | grep "not found"' # they need every library of their set
 fact models bash -c 'stat -c "%a %U %G %s %n" /opt/llamakiln/models/*'
 fact model_sums bash -c 'cd /opt/llamakiln/models && sha256sum -c ./*.sha256'
 fact model_digests bash -c 'cat /opt/llamakiln/models/*.sha256'
@@ -59,27 +59,29 @@ fact bench_help bash -c '/opt/llamakiln/bin/llama-bench --help; echo "exit $?"'
 
 # -- what must not be there ---------------------------------------------------------------------------------------------
 fact build_tools bash -c 'for tool in cc gcc g++ clang cmake make ninja git ld as go cargo packer; do command -v $tool; done'
+# One walk for all questions: kind, time of change and path of each file that somebody asks about.
+fact found find / -ignore_readdir_race -xdev \
+  \( -perm -0002 ! -type l ! \( -type d -perm -1000 \) -printf 'writable %T@ %p\n' \) , \
+  \( -type f -perm /6000 -printf 'set_id %T@ %p\n' \) , \
+  \( -name '.*_history' -o -name .lesshst -o -name .viminfo -o -name .wget-hsts \) -printf 'history %T@ %p\n' , \
+  \( -name 'authorized_keys*' -type f -printf 'authorized_keys %T@ %p\n' \)
 fact foreign_owned find /opt/llamakiln /etc/llm ! -user root -printf '%u %p\n'
-fact writable find / -ignore_readdir_race -xdev -perm -0002 ! -type l ! \( -type d -perm -1000 \) -printf '%m %p\n'
 fact group_writable find /opt/llamakiln /etc/llm -perm -0020 ! -type l -printf '%m %p\n'
-fact set_id find / -ignore_readdir_race -xdev -type f -perm /6000 -printf '%p\n'
 fact capabilities python3 -c '
 import os
-for folder, folders, files in os.walk("/usr"):
-    for path in (os.path.join(folder, file) for file in files):
-        if not os.path.islink(path) and "security.capability" in os.listxattr(path):
+for folder in ("/usr/bin", "/usr/sbin", "/usr/libexec", "/opt/llamakiln/bin", "/opt/llamakiln/venv/bin"):
+    for path in (entry.path for entry in os.scandir(folder) if entry.is_file(follow_symlinks=False)):
+        if "security.capability" in os.listxattr(path):
             print(path)
 '
 fact host_keys bash -c 'cat /etc/ssh/ssh_host_*_key.pub'
 fact host_keys_made bash -c 'stat -c "%Y %n" /etc/ssh/ssh_host_*_key'
-fact authorized_keys bash -c 'find / -ignore_readdir_race -xdev -name "authorized_keys*" -type f -exec grep -H . {} +'
-fact authorized_keys_made find / -ignore_readdir_race -xdev -name 'authorized_keys*' -type f -printf '%T@ %p\n'
+fact authorized_keys bash -c 'cat /root/.ssh/authorized_keys /home/*/.ssh/authorized_keys 2>/dev/null'
 fact baked_at stat -c %Y /etc/llm/image.json
 fact passwd getent passwd
 fact passwords awk -F: '$2 !~ /^[!*]/ {print $1}' /etc/shadow
 fact sudoers bash -c 'cat /etc/sudoers /etc/sudoers.d/* | grep -v "^#" | grep .'
 fact homes find /home /root -mindepth 1 -maxdepth 2 -printf '%p\n'
-fact histories find / -ignore_readdir_race -xdev \( -name '.*_history' -o -name .lesshst -o -name .viminfo -o -name .wget-hsts \) -printf '%p\n'
 fact apt_leftovers find /var/lib/apt/lists /var/cache/apt -type f ! -name lock -printf '%p\n'
 fact caches bash -c 'ls -d /root/.cache/* /home/*/.cache/* /var/cache/pip 2>/dev/null'
 fact bake_logs find /var/log -type f -size +0 \( -name 'dpkg.log*' -o -name 'alternatives.log*' -o -name 'bootstrap.log*' \
