@@ -33,7 +33,7 @@ fetch_verified() {
   got=$(sha256sum "$file.part" | cut -d' ' -f1)
   if [ "$got" != "$sha256" ]; then
     rm -f "$file.part"
-    die "$url has sha256 $got, expected $sha256" "run again; if it repeats, the pinned file was replaced: check packer/bases.env"
+    die "$url has sha256 $got, expected $sha256" "run again; if it repeats, the pinned file was replaced: correct its row in packer/bases.toml"
   fi
   mv "$file.part" "$file"
 }
