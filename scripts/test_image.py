@@ -25,7 +25,7 @@ from vm import VM, VMError, exit_on_signals
 
 REPO = Path(__file__).resolve().parent.parent
 TESTS = REPO / "tests" / "image"
-BOOT_TIMEOUT_S = 600
+BOOT_TIMEOUT_S = 900  # under emulation, on a busy host
 DISK_GB = 50  # the architecture's boot volume
 LOGS = REPO / "build" / "logs"
 
