@@ -52,7 +52,7 @@ class Stages:
         self.say(f"{name}: {why}")
 
     def run(self, command: Sequence[str | Path], log: str, way_out: str = "", env: dict[str, str] | None = None) -> str:
-        """Run `command` with all it says in the log file; return its standard output's last line.
+        """Run `command` with all it says in the log file; return the last line of it, the answer of our scripts.
 
         A line every half minute shows that it lives. Raises Problem with the log's tail and path when it fails.
         """
@@ -69,23 +69,16 @@ class Stages:
             beat = threading.Thread(target=heartbeat, daemon=True)
             beat.start()
             try:
-                with subprocess.Popen(
-                    [str(word) for word in command],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=file,
-                    env=env,
-                ) as process:
-                    answer = b""
-                    for line in process.stdout:
-                        file.write(line)
-                        file.flush()
-                        answer = line
+                # One file for both: what was said last stands last, whichever way it was said.
+                command_line = [str(word) for word in command]
+                done = subprocess.run(
+                    command_line, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=env, check=False
+                )
             finally:
                 stopped.set()
-        if process.returncode:
-            raise failure(f"{log} failed (exit {process.returncode})", path, way_out)
-        return answer.decode(errors="replace").strip()
+        if done.returncode:
+            raise failure(f"{log} failed (exit {done.returncode})", path, way_out)
+        return "".join(tail(path, 1))
 
 
 def last_line(path: Path) -> str:
