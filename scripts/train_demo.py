@@ -24,7 +24,7 @@ from demo.tokenizer import Tokenizer, learn_pieces
 
 OUT = Path(__file__).resolve().parents[1] / "packer" / "models" / "demo.gguf"
 # Share of the steps, rows, tokens in a row, turns of a chat, share of mere beginnings: single questions, then chats.
-STAGES = ((0.75, 12, 176, (1, 1, 1, 2), 0.6), (0.25, 4, 512, (1, 2, 3, 6, 9), 0.0))
+STAGES = ((0.8, 12, 176, (1, 1, 1, 1, 1, 1, 1, 2), 0.85), (0.2, 4, 512, (1, 2, 3, 6, 9), 0.0))
 
 
 @partial(jax.jit, static_argnames=("shape", "n_steps"), donate_argnums=(0, 1))

@@ -12,7 +12,7 @@ from .corpus import Corpus, Turn
 from .tokenizer import ASSISTANT, BEGIN, END, SYSTEM, USER, Tokenizer
 
 USER_WEIGHT = 0.02  # a little: it teaches the words of users without spending the network on them
-N_BEGIN = 12  # so many tokens of an answer tell which one it is
+N_BEGIN = 8  # so many tokens of an answer tell which one it is
 POOL_SIZE = 48
 
 

@@ -117,7 +117,7 @@ class Corpus:
                 form, thing = rng.choice(forms)
                 text = pick(form, rng).replace("{x}", thing)
                 text = text[0].upper() + text[1:]
-            if rng.random() < 0.4:
+            if rng.random() < 0.3:
                 text = self.synonyms.exchange(text, rng)
             text = blur(text, rng)
             if normalise(text) not in self.held:
@@ -162,13 +162,18 @@ class Corpus:
         """Yield chats without end, about as long as drawn from `n_turns`; each round has every question once."""
         chat: list[Turn] = []
         wanted = rng.choice(n_turns)
+        for turns in self._draw_parts(rng):
+            if rng.random() < 0.005:
+                yield [Turn(self.word(self.followup["ask_more"], rng), self.followup["about_what"])]
+            chat += turns
+            if len(chat) >= wanted:
+                yield chat
+                chat, wanted = [], rng.choice(n_turns)
+
+    def _draw_parts(self, rng: random.Random) -> Iterator[list[Turn]]:
+        """Yield what chats are made of: a question with what follows it, in between something off-topic."""
         while True:
             for question in rng.sample(self.questions, len(self.questions)):
-                if rng.random() < 0.22:
-                    chat.append(Turn(self.ask_offtopic(rng), self.refusal))
-                if not chat and rng.random() < 0.01:
-                    chat.append(Turn(self.word(self.followup["ask_more"], rng), self.followup["about_what"]))
-                chat += self.draw_turns(question, rng)
-                if len(chat) >= wanted:
-                    yield chat
-                    chat, wanted = [], rng.choice(n_turns)
+                yield self.draw_turns(question, rng)
+                if rng.random() < 0.25:
+                    yield [Turn(self.ask_offtopic(rng), self.refusal)]

@@ -119,7 +119,7 @@ def blur(text: str, rng: random.Random) -> str:
         text = rng.choice(OPENINGS) + text[0].lower() + text[1:]
     if rng.random() < 0.08 and text[-1] in "?.!":
         text = text[:-1] + rng.choice(ENDINGS) + text[-1]
-    if rng.random() < 0.35:
+    if rng.random() < 0.2:
         text = lose_words(text, rng)
     if rng.random() < 0.30 and text[-1] in "?.!":
         text = text[:-1]
