@@ -175,10 +175,20 @@ class VM:
             console=self.console,
         )
         with open(self.workdir / "qemu.log", "wb") as log:
-            # A session of its own: Ctrl-C reaches us alone, and we end QEMU after we have said what was on its console
-            self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
+            # A session of its own: Ctrl-C reaches us alone, and we end QEMU after we have said what was on its console.
+            # A signal between QEMU's start and this assignment would leave a machine that nobody ends: it has to wait.
+            held = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+            try:
+                self.process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                    preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, held),
+                )
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, held)
         self.powered_on_at = time.monotonic()
         self.say(f"{self.name}: on, {self.accelerator} {CPUS[self.cpu]}, ssh 127.0.0.1:{self.ssh_port}, {self.url}")
 
