@@ -28,7 +28,7 @@ fact time_units systemctl is-active systemd-timesyncd.service chrony.service
 fact analyze_time systemd-analyze time
 fact analyze_blame bash -c 'systemd-analyze blame | head -n 10'
 fact analyze_chain systemd-analyze critical-chain llm.service
-fact unit_files systemctl list-unit-files --no-legend --plain
+fact unit_links find /etc/systemd/system /lib/systemd/system -type l -printf '%p -> %l\n'
 fact timers systemctl list-timers --no-legend --plain
 fact packages dpkg-query -W -f '${Package}\n'
 

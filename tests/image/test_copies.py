@@ -22,7 +22,7 @@ def test_copies_have_different_host_keys(copies):
     assert keys[0] & keys[1] == set()
 
 
-@pytest.mark.parametrize("fact", ["image_json", "packages", "wheels", "sets", "model_digests", "unit_files", "llm_env"])
+@pytest.mark.parametrize("fact", ["image_json", "packages", "wheels", "sets", "model_digests", "unit_links", "llm_env"])
 def test_copies_hold_the_same(copies, fact):
     """First boot installs and changes nothing: what a node is was decided by the bake."""
     assert copies[0][fact] == copies[1][fact]
