@@ -194,9 +194,11 @@ def pack(stages: Stages, base: Base, reason: str, model: Model, baked: Path, rep
         command += ["--os-name", distribution.capitalize(), "--os-version", release]
         stages.run([sys.executable, *command], "pack-oci")
         sets = sorted((baked / "sets").glob("*.json"))
+        # Packer's versions differ in whether a downloaded folder arrives as itself or as its content.
+        inventory = next((baked / "inventory").rglob("dpkg.tsv")).parent
         command = ["scripts/write_sbom.py", "--version", pins["LLAMAKILN_VERSION"], "--base", base.name]
-        command += ["--model", model.name, "--dpkg", baked / "inventory" / "dpkg.tsv"]
-        command += ["--pip", baked / "inventory" / "pip.json", "--sets", *sets, "--out", part / f"{name}.cdx.json"]
+        command += ["--model", model.name, "--dpkg", inventory / "dpkg.tsv"]
+        command += ["--pip", inventory / "pip.json", "--sets", *sets, "--out", part / f"{name}.cdx.json"]
         stages.run([sys.executable, *command], "sbom")
     facts = {
         "version": pins["LLAMAKILN_VERSION"],
