@@ -8,6 +8,8 @@ BASE ?= auto
 PYTHON ?= python3
 PORT ?= 8080
 export PYTHON
+# Where Debian keeps nginx, sfdisk and mke2fs; an ordinary user's PATH may lack it.
+export PATH := $(PATH):/usr/sbin:/sbin
 
 # The tools environment's python; made on first use.
 venv = $$(bash scripts/setup_venv.sh)
