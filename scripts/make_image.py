@@ -55,7 +55,9 @@ def find_packer() -> str:
     packer = os.environ.get("PACKER") or shutil.which("packer") or ""
     if not packer:
         raise Problem(
-            "Packer is not installed", "bash scripts/install_host_packages.sh image, or PACKER=/path/to/packer"
+            "Packer is not installed and this distribution has none",
+            "install it from HashiCorp (developer.hashicorp.com/packer/install), then `packer plugins install "
+            "github.com/hashicorp/qemu`, or PACKER=/path/to/packer make image",
         )
     command = [packer, "validate", "-syntax-only", "packer/local"]
     answer = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
