@@ -28,6 +28,7 @@ from problem import run
 from stage import Stages
 
 UBUNTU_KEYRING = Path("/usr/share/keyrings/ubuntu-archive-keyring.gpg")
+LITTER = {"__pycache__", ".pytest_cache", ".ruff_cache"}  # what tools leave beside our files
 BUILD_TEMPLATE = REPOSITORY / "packer" / "local" / "build.pkr.hcl"
 
 
@@ -58,9 +59,8 @@ def tree_files(*roots: str) -> list[Path]:
     found = []
     for root in roots:
         path = REPOSITORY / root
-        found += (
-            [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
-        )
+        below = [path] if path.is_file() else path.rglob("*")
+        found += [p for p in below if p.is_file() and LITTER.isdisjoint(p.parts)]
     return sorted(found)
 
 
@@ -160,7 +160,7 @@ def write_stage(path: Path, parts: Parts, facts: dict) -> None:
     }
 
     def anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
-        if "__pycache__" in member.name:
+        if not LITTER.isdisjoint(member.name.split("/")):
             return None
         member.uid = member.gid = member.mtime = 0
         member.uname = member.gname = "root"
