@@ -39,7 +39,7 @@ cat >"$work/disk.sh" <<'DISK'
 set -eu
 cat >"$1/etc/fstab" <<FSTAB
 UUID=$root_uuid / ext4 errors=remount-ro,discard 0 1
-UUID=${esp_id%????}-${esp_id#????} /boot/efi vfat umask=0077 0 1
+UUID=${esp_id%????}-${esp_id#????} /boot/efi vfat umask=0077,nofail 0 1
 FSTAB
 mkdir -p "$1/boot/efi" "$1/boot/grub"
 # The first boot's menu; the bake replaces it by update-grub's.
