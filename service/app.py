@@ -165,7 +165,7 @@ def make_app(
             tokens, stop = prompter.encode_chat(ask.messages), prompter.stop
         params = schema.fit(ask, len(tokens), engine.model.n_context, config.max_tokens, stop)
         request = Request(environ["llm.request_id"], tokens, params)
-        engine.submit(request)
+        engine.submit([request])
         return Watch(engine, request, environ.get("waitress.client_disconnected", lambda: False), poll_s)
 
     def collect(watch: Watch, reply: schema.Reply, event: Event | None) -> bottle.HTTPResponse:

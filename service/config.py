@@ -19,12 +19,12 @@ from .errors import ConfigError
 PREFIX = "LLM_"
 AUTO = "auto"
 MAX_AUTO_CONTEXT = 4096
+MAX_TEXT = 8192
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One row: `kind` is file, directory, word, address, count or choice; `default` is written as in the
-    environment."""
+    """One row: `kind` is a key of _CHECKS; `default` is written as in the environment."""
 
     name: str
     kind: str
@@ -52,6 +52,9 @@ class Setting:
             "directory": "the path of a directory",
             "word": "1 to 128 letters, digits or ._:/@+-" + (f", or {AUTO}" if self.has_auto else ""),
             "address": "an IPv4 or IPv6 address",
+            "text": f"text of at most {MAX_TEXT} characters",
+            "optional directory": "the path of a directory, or nothing",
+            "optional file": "the path of a file that can be read, or nothing",
         }[self.kind]
 
 
@@ -70,20 +73,49 @@ SETTINGS = (
         1048576,
         True,
     ),
+    Setting(
+        "LLM_CACHE_TOKENS",
+        "count",
+        AUTO,
+        "tokens in the KV cache, streams and what is kept for reuse together; auto: up to a quarter of the memory",
+        64,
+        1048576,
+        True,
+    ),
+    Setting("LLM_CACHE_TYPE", "choice", "f16", "how the KV cache is stored", choices=("f16", "q8_0")),
+    Setting("LLM_FLASH_ATTN", "choice", "on", "flash attention; q8_0 needs it", choices=("on", "off")),
+    Setting("LLM_REPACK", "choice", "on", "rearrange weights for this CPU at load", choices=("on", "off")),
     Setting("LLM_BLAS", "choice", AUTO, "library set with OpenBLAS", choices=("on", "off", AUTO)),
     Setting("LLM_LIB_DIR", "directory", "/opt/llamakiln/lib", "where the library sets are"),
+    Setting(
+        "LLM_STATE_DIR",
+        "optional directory",
+        "",
+        "where measurements of this machine and the computed system prompt are kept; empty: nowhere",
+    ),
+    Setting("LLM_SYSTEM_PROMPT", "text", "", "put before every chat that brings no system message of its own"),
     Setting("LLM_MAX_TOKENS", "count", "2048", "most tokens of an answer, and how many if none is asked", 1, 1048576),
+    Setting(
+        "LLM_MAX_STREAMS", "count", AUTO, "answers generated at once; auto: by measurement, at most 16", 1, 64, True
+    ),
+    Setting("LLM_STEP_MS", "count", "200", "how long one step may keep running answers waiting, in ms", 10, 5000),
+    Setting("LLM_SPECULATE", "choice", AUTO, "guess tokens from the prompt when it pays", choices=("off", AUTO)),
     Setting("LLM_MAX_QUEUE", "count", "32", "requests that may wait; one more gets 503 with Retry-After", 0, 512),
+    Setting("LLM_MAX_QUEUE_TOKENS", "count", "65536", "prompt tokens that may wait in all", 64, 1048576),
+    Setting("LLM_MAX_WAIT_S", "count", "60", "longest expected wait for a first token; beyond it 503", 1, 280),
     Setting("LLM_MAX_BODY_BYTES", "count", "1048576", "largest request body; NGINX allows the highest", 1024, 1048576),
     Setting("LLM_REQUEST_TIMEOUT_S", "count", "240", "seconds a request may wait and run; NGINX waits longer", 1, 280),
     Setting("LLM_DRAIN_S", "count", "30", "seconds that running answers get to finish after SIGTERM", 0, 300),
+    Setting(
+        "LLM_API_KEYS_FILE", "optional file", "", "keys that clients must bring, one a line; empty: everybody may ask"
+    ),
     Setting("LLM_LOG_LEVEL", "choice", "info", "lowest level logged", choices=("debug", "info", "warning", "error")),
 )
 
 
 @dataclass(frozen=True)
 class Config:
-    """Checked settings, one field per row of SETTINGS, and what systemd told us. context None: from the model."""
+    """Checked settings, one field per row of SETTINGS, and what systemd told us. None stands for auto or nothing."""
 
     model: Path
     model_name: str
@@ -91,13 +123,25 @@ class Config:
     port: int
     threads: int
     context: int | None
+    cache_tokens: int | None
+    cache_type: str
+    flash_attn: str
+    repack: str
     blas: str
     lib_dir: Path
+    state_dir: Path | None
+    system_prompt: str
     max_tokens: int
+    max_streams: int | None
+    step_ms: int
+    speculate: str
     max_queue: int
+    max_queue_tokens: int
+    max_wait_s: int
     max_body_bytes: int
     request_timeout_s: int
     drain_s: int
+    api_keys_file: Path | None
     log_level: str
     notify_socket: str = ""
     watchdog_s: float = 0.0
@@ -113,11 +157,14 @@ def load(environ: Mapping[str, str]) -> Config:
             values[setting.field] = _CHECKS[setting.kind](setting, text)
         except ValueError as error:
             reason = f" ({error})" if str(error) else ""
-            faults.append(f"{setting.name}={text}: must be {setting.allowed}{reason}")
+            shown = text if len(text) <= 200 else text[:200] + "..."
+            faults.append(f"{setting.name}={shown}: must be {setting.allowed}{reason}")
     if faults:
         raise ConfigError(faults)
     if values["model_name"] is None:
         values["model_name"] = Path(str(values["model"])).stem
+    if values["cache_type"] != "f16" and values["flash_attn"] == "off":
+        raise ConfigError([f"LLM_CACHE_TYPE={values['cache_type']}: needs LLM_FLASH_ATTN=on"])
     values["threads"] = values["threads"] or len(os.sched_getaffinity(0))
     return Config(
         **values,  # type: ignore[arg-type]
@@ -194,6 +241,26 @@ def _check_file(_setting: Setting, text: str) -> Path:
     return Path(text)
 
 
+def _check_text(_setting: Setting, text: str) -> str:
+    if len(text) > MAX_TEXT:
+        raise ValueError(f"it has {len(text)}")
+    return text
+
+
+def _check_optional_file(_setting: Setting, text: str) -> Path | None:
+    if not text:
+        return None
+    try:
+        with open(text, "rb"):
+            return Path(text)
+    except OSError as error:
+        raise ValueError(error.strerror) from error
+
+
+def _check_optional_directory(setting: Setting, text: str) -> Path | None:
+    return _check_directory(setting, text) if text else None
+
+
 def _check_directory(_setting: Setting, text: str) -> Path:
     if not os.path.isdir(text):
         raise ValueError("no such directory")
@@ -207,4 +274,7 @@ _CHECKS = {
     "address": _check_address,
     "file": _check_file,
     "directory": _check_directory,
+    "text": _check_text,
+    "optional file": _check_optional_file,
+    "optional directory": _check_optional_directory,
 }

@@ -17,14 +17,14 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .errors import ClientGone, Draining, ModelFatal, NotReady, QueueFull, ServiceError, TimedOut
 from .metrics import Metrics
 from .model import Entry, Model, Sampler
 from .prompt import Prompter
-from .request import Done, Failed, FinishReason, Request, SamplingParams, State
+from .request import Done, Failed, FinishReason, Piece, Request, SamplingParams, State
 from .text import TextStream
 
 log = logging.getLogger(__name__)
@@ -127,19 +127,20 @@ class Engine:
     def start(self) -> None:
         self._thread.start()
 
-    def submit(self, request: Request) -> None:
-        """Accept a request: from here on it ends in exactly one terminal event. Raises Unavailable instead."""
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Accept all or none: from here on each ends in exactly one terminal event. Raises Unavailable instead."""
         with self._changed:
             self._require_open()
-            if len(self._waiting) >= self._max_queue + (self._run is None):
+            if len(self._waiting) + len(requests) > self._max_queue + (self._run is None):
                 raise QueueFull(
                     f"the node is busy: one request runs, {len(self._waiting)} wait, and only "
                     f"LLM_MAX_QUEUE={self._max_queue} may; ask again later",
                     retry_after_s=self._estimate_wait_s(),
                 )
-            request.submitted_at = self._clock()
-            request.state = State.QUEUED
-            self._waiting.append(request)
+            for request in requests:
+                request.submitted_at = self._clock()
+                request.state = State.QUEUED
+                self._waiting.append(request)
             self._changed.notify_all()
 
     def cancel(self, request: Request) -> None:
@@ -148,7 +149,7 @@ class Engine:
             request.is_cancelled = True
             if request in self._waiting:
                 self._waiting.remove(request)
-                self._end(request, Failed(ClientGone("the client went away")))
+                self._end(request, Failed(ClientGone("the client went away"), request.index))
                 self._changed.notify_all()
 
     def drain(self) -> None:
@@ -262,7 +263,7 @@ class Engine:
             now = self._clock()
             for request in [r for r in self._waiting if now - r.submitted_at >= self._timeout_s]:
                 self._waiting.remove(request)
-                self._end(request, Failed(self._timed_out()))
+                self._end(request, Failed(self._timed_out(), request.index))
             if self._run:
                 self._sweep(self._run, now)
             while self._run is None and self._waiting:
@@ -278,15 +279,15 @@ class Engine:
             sampler = self._model.make_sampler(request.params, seed)
         except Exception as error:
             log.error("request %s: no sampler: %s: %s", request.id, type(error).__name__, error)
-            self._end(request, Failed(_model_failed()))
+            self._end(request, Failed(_model_failed(), request.index))
             return
         self._run = Run(request, list(request.prompt_tokens), sampler, TextStream(request.params.stop))
 
     def _sweep(self, run: Run, now: float) -> None:
         if run.request.is_cancelled:
-            self._free(run, Failed(ClientGone("the client went away")))
+            self._free(run, Failed(ClientGone("the client went away"), run.request.index))
         elif now - run.request.submitted_at >= self._timeout_s:
-            self._free(run, Failed(self._timed_out()))
+            self._free(run, Failed(self._timed_out(), run.request.index))
 
     def _decode(self, run: Run) -> None:
         assert self._model is not None
@@ -316,19 +317,21 @@ class Engine:
 
     def _send(self, run: Run, text: str) -> None:
         if text:
-            if run.request.first_piece_at is None:
-                run.request.first_piece_at = self._clock()
-            run.request.deliver(text)
+            if run.request.first_token_at is None:
+                run.request.first_token_at = self._clock()
+            run.request.deliver(Piece(text, index=run.request.index))
 
     def _complete(self, run: Run, reason: FinishReason) -> None:
         self._send(run, run.text.flush())
-        self._free(run, Done(reason, len(run.request.prompt_tokens), run.request.n_output_tokens))
+        self._free(
+            run, Done(reason, len(run.request.prompt_tokens), run.request.n_output_tokens, index=run.request.index)
+        )
 
     def _fail(self, run: Run, error: Exception) -> None:
         """A fault ends this request only; a fatal one, or too many in a row, ends the process."""
         log.error("request %s: %s: %s", run.request.id, type(error).__name__, error, exc_info=error)
         self._n_faults += 1
-        self._free(run, Failed(_model_failed()))
+        self._free(run, Failed(_model_failed(), run.request.index))
         if isinstance(error, ModelFatal):
             raise error
         if self._n_faults >= MAX_FAULTS:
@@ -353,7 +356,7 @@ class Engine:
             self._waiting.clear()
             for request in left:
                 stopped = Draining("this node stopped before the answer was complete", retry_after_s=5)
-                self._end(request, Failed(stopped))
+                self._end(request, Failed(stopped, request.index))
 
     def _timed_out(self) -> TimedOut:
         return TimedOut(f"no complete answer within {self._timeout_s:g} s (LLM_REQUEST_TIMEOUT_S)")
@@ -366,7 +369,7 @@ class Engine:
         now = self._clock()
         total_s = now - request.submitted_at
         queue_s = (request.started_at or now) - request.submitted_at
-        ttft_s = None if request.first_piece_at is None else request.first_piece_at - request.submitted_at
+        ttft_s = None if request.first_token_at is None else request.first_token_at - request.submitted_at
         self._metrics.count_end(reason, len(request.prompt_tokens), request.n_output_tokens, queue_s, ttft_s, total_s)
         log.info(
             "request %s: prompt_tokens=%d cached_tokens=0 output_tokens=%d queue_ms=%d ttft_ms=%s total_ms=%d reason=%s",  # noqa: E501

@@ -2,12 +2,13 @@
 
     ServiceError                   500 server_error            what a client may be told
     ├── BadRequest                 400 invalid_request_error   a value the client can correct
+    │   ├── Unauthorized           401 no API key, or a wrong one
     │   ├── NotFound               404
     │   ├── MethodNotAllowed       405
     │   ├── BodyTooLarge           413
     │   └── UnsupportedMedia       415
     ├── Unavailable                503 server_error            with Retry-After: the same request may work later
-    │   ├── QueueFull              503 (not 429: it is the node that is busy, not this client that asks too often)
+    │   ├── QueueFull              503 too many wait, or too long (not 429: the node is busy, whoever asks)
     │   ├── NotReady               503 the model is still loading
     │   └── Draining               503 the process is about to end
     ├── TimedOut                   504 server_error
@@ -46,6 +47,11 @@ class BadRequest(ServiceError):
     status = 400
     type = "invalid_request_error"
     code = "invalid_value"
+
+
+class Unauthorized(BadRequest):
+    status = 401
+    code = "invalid_api_key"
 
 
 class NotFound(BadRequest):

@@ -1,7 +1,8 @@
 """What travels between the HTTP threads and the engine thread: a Request and its events.
 
-A Request is handed to the engine once. Its events are any number of Piece and then exactly one Done or Failed, whoever
-ends it first: `finish` says whether the caller was the one. Knows nothing of HTTP, JSON, text rules or llama.cpp.
+A Request is handed to the engine once. Its events are any number of Progress and Piece and then exactly one Done or
+Failed, whoever ends it first: `finish` says whether the caller was the one. Knows nothing of HTTP, JSON, text rules or
+llama.cpp.
 """
 
 from __future__ import annotations
@@ -16,14 +17,25 @@ from .errors import ServiceError
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How to choose tokens and when to end. The ranges live in schema.py, which checks them."""
+    """How to choose tokens and when to end. The ranges live in schema.py, which checks them.
+
+    logit_bias: (token, bias added to its logit). n_logprobs: likeliest tokens to report beside each chosen one, None
+    for no report at all. grammar: GBNF that the answer must follow.
+    """
 
     max_tokens: int
     temperature: float = 0.8
     top_p: float = 0.95
     top_k: int = 40
+    min_p: float = 0.05
+    repeat_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    n_logprobs: int | None = None
+    grammar: str | None = None
 
 
 class FinishReason(str, enum.Enum):
@@ -34,25 +46,66 @@ class FinishReason(str, enum.Enum):
 
 
 @dataclass(frozen=True)
+class TokenLogprob:
+    """A chosen token with its natural logarithm of probability before any sampling rule, and the likeliest ones as
+    (token, bytes, logprob), best first."""
+
+    token: int
+    data: bytes
+    logprob: float
+    top: tuple[tuple[int, bytes, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds a request spent waiting, until its prompt was computed, and generating."""
+
+    queue_s: float = 0.0
+    prompt_s: float = 0.0
+    output_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a request is that has no text yet. place: requests that start before it (0: it runs); wait_s: expected
+    seconds until its first token; n_computed: prompt tokens computed so far, of which n_cached were reused."""
+
+    place: int
+    wait_s: float
+    n_computed: int
+    n_cached: int
+    index: int = 0
+
+
+@dataclass(frozen=True)
 class Piece:
-    """Text that is safe to show: never half a character, never part of a stop string."""
+    """Text that is safe to show: never half a character, never part of a stop string. `logprobs`: of the tokens that
+    ended in this piece, if asked for."""
 
     text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
+    index: int = 0
 
 
 @dataclass(frozen=True)
 class Done:
+    """n_cached: how many of the prompt's tokens were reused from an earlier request."""
+
     reason: FinishReason
     n_prompt_tokens: int
     n_output_tokens: int
+    n_cached_tokens: int = 0
+    timings: Timings = Timings()
+    index: int = 0
 
 
 @dataclass(frozen=True)
 class Failed:
     error: ServiceError
+    index: int = 0
 
 
-Event = Piece | Done | Failed
+Event = Progress | Piece | Done | Failed
 
 
 class State(enum.Enum):
@@ -64,25 +117,31 @@ class State(enum.Enum):
 
 @dataclass(eq=False)
 class Request:
-    """One accepted question: token ids in, events out. Times are the engine clock's seconds."""
+    """One accepted question: token ids in, events out. Times are the engine clock's seconds.
+
+    Several requests may share one `events` queue (the choices of one answer): `index` in each event tells them apart.
+    """
 
     id: str
     prompt_tokens: list[int]
     params: SamplingParams
     events: queue.SimpleQueue[Event] = field(default_factory=queue.SimpleQueue)
+    index: int = 0
+    wants_progress: bool = False
     state: State = State.NEW
     is_cancelled: bool = False
     submitted_at: float = 0.0
     started_at: float | None = None
-    first_piece_at: float | None = None
+    first_token_at: float | None = None
+    n_cached_tokens: int = 0
     n_output_tokens: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    def deliver(self, text: str) -> None:
-        """Put a Piece before the end; after the end it is dropped."""
+    def deliver(self, event: Progress | Piece) -> None:
+        """Put an event before the end; after the end it is dropped."""
         with self._lock:
             if self.state is not State.FINISHED:
-                self.events.put(Piece(text))
+                self.events.put(event)
 
     def finish(self, event: Done | Failed) -> bool:
         """Put the terminal event if there is none yet. Returns whether this call ended the request."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import random
@@ -15,6 +16,7 @@ from typing import Any
 
 from service.app import make_app
 from service.config import Config
+from service.config import load as load_config
 from service.engine import Engine
 from service.metrics import Metrics
 from service.model import Model
@@ -22,25 +24,14 @@ from service.request import Request, SamplingParams
 from service.server import Server
 from tests.fakes import FakeModel, Gate
 
+DEMO = Path(__file__).resolve().parents[2] / "packer" / "models" / "demo.gguf"
+
 
 def make_config(**changes: Any) -> Config:
-    values: dict[str, Any] = {
-        "model": Path("/models/fake.gguf"),
-        "model_name": "fake",
-        "host": "127.0.0.1",
-        "port": 0,
-        "threads": 1,
-        "context": None,
-        "blas": "off",
-        "lib_dir": Path("/lib"),
-        "max_tokens": 400,
-        "max_queue": 4,
-        "max_body_bytes": 65536,
-        "request_timeout_s": 240,
-        "drain_s": 5,
-        "log_level": "info",
-    }
-    return Config(**{**values, **changes})
+    """The defaults of every setting, but small and on a free port; `changes` by field name."""
+    defaults = load_config({"LLM_MODEL": str(DEMO), "LLM_LIB_DIR": "/", "LLM_PORT": "0", "LLM_THREADS": "1"})
+    small = {"model_name": "fake", "max_tokens": 400, "max_queue": 4, "max_body_bytes": 65536, "drain_s": 5}
+    return dataclasses.replace(defaults, **{**small, **changes})
 
 
 def make_engine(model: Model, **changes: Any) -> Engine:

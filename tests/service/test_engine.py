@@ -45,7 +45,7 @@ def outcome(request: Request) -> tuple[str, Event]:
 
 def submit(engine: Engine, prompt: str = "hi", **params: Any) -> Request:
     request = make_request(engine, prompt, **params)
-    engine.submit(request)
+    engine.submit([request])
     return request
 
 
@@ -124,7 +124,7 @@ def test_seed_is_the_clients_or_drawn():
 def test_nothing_is_taken_before_the_first_token():
     engine = make_engine(FakeModel())
     with pytest.raises(NotReady) as caught:
-        engine.submit(Request("r", [1], None))
+        engine.submit([Request("r", [1], None)])
     assert caught.value.retry_after_s and not engine.is_ready
     engine.load()
     assert engine.is_ready

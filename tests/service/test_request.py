@@ -21,10 +21,10 @@ def drain(request: Request) -> list[object]:
 
 def test_only_the_first_end_counts():
     request = make()
-    request.deliver("a")
+    request.deliver(Piece("a"))
     assert request.finish(Done(FinishReason.STOP, 1, 1))
     assert not request.finish(Failed(ClientGone("late")))
-    request.deliver("b")
+    request.deliver(Piece("b"))
     assert drain(request) == [Piece("a"), Done(FinishReason.STOP, 1, 1)]
 
 
