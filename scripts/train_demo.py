@@ -61,7 +61,7 @@ def train(corpus: Corpus, tokenizer: Tokenizer, shape: Shape, n_steps: int, seed
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=OUT, help="the GGUF file to write (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=1300, help="optimizer steps of 2048 tokens (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=2400, help="optimizer steps of 2048 tokens (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of weights, wordings and order (default: %(default)s)")
     options = parser.parse_args()
 
