@@ -370,8 +370,11 @@ class VM:
 
 
 def exit_on_signals() -> None:
-    """Turn SIGTERM and SIGHUP into SystemExit, so that `with VM(...)` ends the machine then too."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    """Turn signals into SystemExit, so that `with VM(...)` ends the machine then too.
+
+    SIGINT as well: a shell starts its background jobs with that signal ignored, and Python then leaves it so.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 
