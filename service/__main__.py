@@ -7,19 +7,22 @@ A second SIGTERM ends it now.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
 import queue
+import re
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from . import app, config, library
+from . import app, config, cost, library
 from .config import Config
-from .engine import Engine
+from .engine import Engine, Limits
 from .errors import EXIT_CONFIG, EXIT_SOFTWARE, ConfigError
 from .metrics import Metrics
-from .model import LlamaModel, Model, read_ahead
+from .model import MIN_SEQUENCES, LlamaModel, Model, read_ahead
 from .notice import Heartbeat, notify
 from .server import Server
 
@@ -56,7 +59,39 @@ def load_llama(settings: Config) -> Model:
         n_context=settings.context,
         max_auto_context=config.MAX_AUTO_CONTEXT,
         n_threads=settings.threads,
+        n_cells=settings.cache_tokens,
+        cache_type=settings.cache_type,
+        has_flash_attention=settings.flash_attn == "on",
+        repacks=settings.repack == "on",
+        n_sequences=max(MIN_SEQUENCES, 2 * (settings.max_streams or 0)),
     )
+
+
+def make_limits(settings: Config) -> Limits:
+    return Limits(
+        max_streams=settings.max_streams,
+        max_queue=settings.max_queue,
+        max_queue_tokens=settings.max_queue_tokens,
+        max_wait_s=settings.max_wait_s,
+        timeout_s=settings.request_timeout_s,
+        step_s=settings.step_ms / 1e3,
+        speculates=settings.speculate != "off",
+        system_prompt=settings.system_prompt,
+        state_dir=settings.state_dir,
+    )
+
+
+def describe_machine(settings: Config, model: Model) -> str:
+    """A name for what was measured or computed here: another CPU, library, model or setting gives another name."""
+    facts = [
+        library.CPUINFO.read_text().split("\n\n")[0] if library.CPUINFO.exists() else "",
+        os.environ.get(library.LIB_PATH_VARIABLE, ""),
+        os.stat(settings.model).st_size,
+        settings.model_name,
+        [settings.threads, settings.cache_type, settings.flash_attn, settings.repack, model.n_cells, model.n_context],
+    ]
+    volatile = re.compile(r"(?m)^(cpu MHz|bogomips|BogoMIPS|processor|core id|apicid|initial apicid).*$")
+    return hashlib.sha256(volatile.sub("", json.dumps(facts).replace("\\n", "\n")).encode()).hexdigest()[:16]
 
 
 def serve(settings: Config, load_model: Callable[[Config], Model]) -> int:
@@ -68,9 +103,9 @@ def serve(settings: Config, load_model: Callable[[Config], Model]) -> int:
     metrics = Metrics()
     engine = Engine(
         lambda: load_model(settings),
-        max_queue=settings.max_queue,
-        timeout_s=settings.request_timeout_s,
+        limits=make_limits(settings),
         metrics=metrics,
+        key=lambda model: describe_machine(settings, model),
         on_ready=lambda: notify(address, "READY=1\nSTATUS=ready"),
         on_fatal=mailbox.put,
         on_beat=Heartbeat(address, settings.watchdog_s).beat,
@@ -80,7 +115,7 @@ def serve(settings: Config, load_model: Callable[[Config], Model]) -> int:
             app.make_app(settings, engine, metrics),
             host=settings.host,
             port=settings.port,
-            max_streams=1 + settings.max_queue,
+            max_streams=(settings.max_streams or cost.MAX_STREAMS) + settings.max_queue,
             max_body_bytes=settings.max_body_bytes,
         )
     except OSError as error:

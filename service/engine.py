@@ -1,8 +1,10 @@
-"""The engine: the one thread that owns the model. Takes requests, computes, samples, delivers, frees.
+"""The engine: the one thread that owns the model. Takes requests, schedules, computes, samples, delivers, frees.
 
-One request runs at a time; the others wait in a bounded queue. A request has tokens and n_computed, and each step
-computes at most one batch of the gap between them, so a step is short whether it prefills or decodes, and a cancelled
-request is noticed after each. Knows nothing of HTTP, JSON or llama.cpp.
+A running request has tokens, and its sequence knows how many of them are computed. Each step hands out rows so that
+this number catches up; whoever has caught up gets a new token. There is no prefill phase and no decode phase.
+
+Who gets rows is decided in `scheduler`, what can be reused in `prefix`, what a step costs in `cost`, who may come in in
+`admission`. Knows nothing of HTTP, JSON or llama.cpp.
 
 Any thread may call submit, cancel, drain, stop and read the properties. load, step and close belong to the engine
 thread (or to a test, which then needs no thread and no sleep).
@@ -12,27 +14,31 @@ from __future__ import annotations
 
 import enum
 import logging
-import math
 import random
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
-from .errors import ClientGone, Draining, ModelFatal, NotReady, QueueFull, ServiceError, TimedOut
+from . import lookup
+from .admission import Admission
+from .cost import StepCost, load_points, save_points
+from .errors import ClientGone, Draining, ModelError, ModelFatal, NoRoom, NotReady, ServiceError, TimedOut
 from .metrics import Metrics
-from .model import Entry, Model, Sampler
+from .model import Chunk, Model, Sampler
+from .prefix import Match, PrefixCache
+from .prefix import Sequence as Computed
 from .prompt import Prompter
-from .request import Done, Failed, FinishReason, Piece, Request, SamplingParams, State
+from .request import Done, Failed, FinishReason, Piece, Progress, Request, SamplingParams, State, Timings, TokenLogprob
+from .scheduler import Scheduler
 from .text import TextStream
 
 log = logging.getLogger(__name__)
 
 IDLE_S = 1.0  # how long the thread sleeps without work between two heartbeats
 MAX_FAULTS = 3  # requests in a row that the model fails before the process gives up on it
-MAX_RETRY_AFTER_S = 60
-WARM_UP_ID = "warm-up"
+N_MEASUREMENTS = 3  # of each step size; the fastest counts, because nothing makes a step too fast
 
 
 class Phase(enum.Enum):
@@ -42,33 +48,69 @@ class Phase(enum.Enum):
     STOPPED = "stopped"
 
 
-@dataclass
+@dataclass(frozen=True)
+class Limits:
+    """What the engine is allowed; the settings of the same names say what they mean. max_streams None: by
+    measurement. state_dir: where measurements and the computed system prompt are kept, None for nowhere."""
+
+    max_streams: int | None = None
+    max_queue: int = 32
+    max_queue_tokens: int = 65536
+    max_wait_s: float = 60
+    timeout_s: float = 240
+    step_s: float = 0.2
+    speculates: bool = True
+    measures: bool = True
+    system_prompt: str = ""
+    state_dir: Path | None = None
+
+
+@dataclass(eq=False)
 class Run:
-    """What the engine keeps of the running request."""
+    """What the engine keeps of a request that has begun. `tokens` are prompt and answer; sequence is None while it is
+    put back for lack of cache."""
 
     request: Request
     tokens: list[int]
     sampler: Sampler
     text: TextStream
-    n_computed: int = 0
+    sequence: Computed | None = None
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    draft: list[int] = field(default_factory=list)
+    guess: lookup.Guess = field(default_factory=lookup.Guess)
+    last_token_at: float = 0.0
 
     @property
     def n_gap(self) -> int:
-        return len(self.tokens) - self.n_computed
+        assert self.sequence is not None
+        return self.sequence.n_gap
+
+
+@dataclass(frozen=True)
+class Lead:
+    """A prefix that somebody else is about to compute: n tokens of `sequence`, as long as it has these `tokens`."""
+
+    sequence: Computed
+    tokens: list[int]
+    n: int
+
+    @property
+    def is_coming(self) -> bool:
+        return self.sequence.is_busy and self.sequence.tokens is self.tokens and self.sequence.n_computed < self.n
 
 
 class Engine:
-    """load_model: makes the model, called in the engine thread. max_queue: requests that may wait besides the running
-    one. timeout_s: how long one may wait and run. on_ready, on_fatal, on_beat: called in the engine thread when the
-    first token was generated, when it cannot go on, and after every step (with the clock's seconds)."""
+    """load_model: makes the model, called in the engine thread. key: names machine, library and model, for what is kept
+    in limits.state_dir. on_ready, on_fatal, on_beat: called in the engine thread when the first token was generated,
+    when it cannot go on, and after every step (with the clock's seconds)."""
 
     def __init__(
         self,
         load_model: Callable[[], Model],
         *,
-        max_queue: int,
-        timeout_s: float,
+        limits: Limits,
         metrics: Metrics,
+        key: Callable[[Model], str] = lambda model: "any",
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
         on_ready: Callable[[], None] = lambda: None,
@@ -76,26 +118,40 @@ class Engine:
         on_beat: Callable[[float], None] = lambda now: None,
     ) -> None:
         self._load_model = load_model
-        self._max_queue = max_queue
-        self._timeout_s = timeout_s
+        self._limits = limits
         self._metrics = metrics
+        self._key = key
         self._clock = clock
         self._rng = rng or random.Random()
         self._on_ready, self._on_fatal, self._on_beat = on_ready, on_fatal, on_beat
 
         self._model: Model | None = None
         self._prompter: Prompter | None = None
+        self._cache: PrefixCache | None = None
+        self._cost = StepCost(limits.step_s, 1)
+        self._scheduler = Scheduler()
+        self._admission = Admission(limits.max_queue, limits.max_queue_tokens, limits.max_wait_s)
+        self._max_streams = limits.max_streams or self._cost.choose_streams()
         self._phase = Phase.LOADING
-        self._waiting: deque[Request] = deque()
-        self._run: Run | None = None
+        self._waiting: list[Request] = []
+        self._put_back: list[Run] = []
+        self._runs: list[Run] = []  # oldest first
+        self._followers: dict[Request, Lead] = {}  # who waits for whose prefix
         self._n_faults = 0
-        self._mean_run_s = 1.0
-        self._changed = threading.Condition()  # guards phase, waiting and run
+        self._changed = threading.Condition()  # guards phase, waiting, put_back and runs
         self._thread = threading.Thread(target=self._live, name="engine", daemon=True)
 
-        metrics.watch("llm_queue_length", "Requests that wait", lambda: float(self.n_waiting))
-        metrics.watch("llm_running", "Requests that run", lambda: float(self._run is not None))
+        metrics.watch("llm_requests_waiting", "Requests that wait", lambda: float(self.n_waiting))
+        metrics.watch("llm_requests_running", "Requests that run", lambda: float(self.n_running))
         metrics.watch("llm_ready", "1 when a request would be taken", lambda: float(self.is_ready))
+        metrics.watch("llm_max_streams", "Most requests that run at once", lambda: float(self._max_streams))
+        metrics.watch("llm_kv_cache_tokens", "Tokens in the KV cache", lambda: float(self._n_cells_used))
+        metrics.watch(
+            "llm_kv_cache_usage_ratio",
+            "Share of the KV cache in use, kept prefixes included",
+            lambda: self._n_cells_used / self._cache.n_cells if self._cache else 0.0,
+        )
+        self._n_cells_used = 0
 
     # Any thread
 
@@ -109,7 +165,15 @@ class Engine:
 
     @property
     def n_waiting(self) -> int:
-        return len(self._waiting)
+        return len(self._waiting) + len(self._put_back)
+
+    @property
+    def n_running(self) -> int:
+        return len(self._runs)
+
+    @property
+    def max_streams(self) -> int:
+        return self._max_streams
 
     @property
     def model(self) -> Model:
@@ -131,12 +195,10 @@ class Engine:
         """Accept all or none: from here on each ends in exactly one terminal event. Raises Unavailable instead."""
         with self._changed:
             self._require_open()
-            if len(self._waiting) + len(requests) > self._max_queue + (self._run is None):
-                raise QueueFull(
-                    f"the node is busy: one request runs, {len(self._waiting)} wait, and only "
-                    f"LLM_MAX_QUEUE={self._max_queue} may; ask again later",
-                    retry_after_s=self._estimate_wait_s(),
-                )
+            n_waiting_tokens = sum(len(r.prompt_tokens) for r in (*self._waiting, *requests))
+            wait_s = self._predict_s(n_waiting_tokens, self.n_waiting + len(requests))
+            n_requests = (len(requests), self.n_waiting, self.n_running)
+            self._admission.check(*n_requests, self._max_streams, n_waiting_tokens, wait_s)
             for request in requests:
                 request.submitted_at = self._clock()
                 request.state = State.QUEUED
@@ -162,7 +224,7 @@ class Engine:
     def wait_idle(self, timeout_s: float) -> bool:
         """Wait until nothing waits or runs. Returns False if the time was too short."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._waiting and self._run is None, timeout_s)
+            return self._changed.wait_for(lambda: not (self._waiting or self._put_back or self._runs), timeout_s)
 
     def stop(self, timeout_s: float) -> bool:
         """End the thread after its current step; what still waits or runs fails, even if that step never ends.
@@ -183,11 +245,14 @@ class Engine:
         if self._phase is not Phase.READY:
             raise Draining("this node is shutting down; ask again", retry_after_s=5)
 
-    def _estimate_wait_s(self) -> int:
-        n_before = len(self._waiting) + 1
-        return max(1, min(MAX_RETRY_AFTER_S, math.ceil(self._mean_run_s * n_before / 2)))
+    def _predict_s(self, n_waiting_tokens: int, n_waiting: int) -> float:
+        """Expected seconds until the last of the waiting has its first token."""
+        running = [run.sequence.n_gap for run in list(self._runs) if run.sequence]
+        n_tokens = n_waiting_tokens + sum(gap for gap in running if gap > 1)
+        n_over = self.n_running + n_waiting - self._max_streams
+        return self._admission.predict_s(n_tokens, n_over, self._max_streams, self._cost.row_s())
 
-    # Engine thread
+    # Engine thread: life
 
     def _live(self) -> None:
         try:
@@ -203,43 +268,37 @@ class Engine:
     def load(self) -> None:
         """Load the model and generate one token: only then is the node ready."""
         started = self._clock()
-        self._model = self._load_model()
-        self._prompter = Prompter(self._model)
-        self._warm_up(self._model)
+        self._model = model = self._load_model()
+        self._prompter = Prompter(model)
+        self._cache = PrefixCache(model, model.n_sequences, model.n_cells, shares=model.shares)
+        self._cost = StepCost(self._limits.step_s, model.max_batch, load_points(self._state_path("steps", "json")))
+        self._max_streams = self._choose_streams()
+        loaded = self._clock()
+        self._warm_up(model)
+        self._pin_system_prompt()
         with self._changed:
             if self._phase is Phase.LOADING:
                 self._phase = Phase.READY
         log.info(
-            "ready after %.1f s: %s, context %d",
+            "ready after %.2f s (load %.2f s, first token %.2f s): %s, context %d, cache %d tokens, %d streams",
             self._clock() - started,
-            self._model.description,
-            self._model.n_context,
+            loaded - started,
+            self._clock() - loaded,
+            model.description,
+            model.n_context,
+            model.n_cells,
+            self._max_streams,
         )
         self._on_ready()
-
-    def step(self, idle_s: float = IDLE_S) -> None:
-        """Intake -> decode -> sample -> deliver, for one batch. Sleeps up to idle_s when there is no work."""
-        run = self._intake(idle_s)
-        if run:
-            started = self._clock()
-            try:
-                self._decode(run)
-                if run.n_gap == 0:
-                    self._deliver(run, run.sampler.sample(self._last_index))
-                self._n_faults = 0
-            except Exception as error:
-                self._fail(run, error)
-            self._metrics.step_s.observe(self._clock() - started)
-        self._on_beat(self._clock())
 
     def close(self) -> None:
         """Fail everything that is left and free the model."""
         with self._changed:
             self._phase = Phase.STOPPED
             self._end_all()
-            if self._run:
-                self._run.sampler.close()
-                self._run = None
+            for run in (*self._runs, *self._put_back):
+                run.sampler.close()
+            self._runs, self._put_back = [], []
             self._changed.notify_all()
         if self._model:
             self._model.close()
@@ -247,119 +306,395 @@ class Engine:
     def _warm_up(self, model: Model) -> None:
         """Every weight is touched and the whole way to a token is gone once."""
         tokens = model.tokenize("Hello", add_special=True, parse_special=False)[: model.max_batch]
-        self._compute(model, tokens, 0)
-        sampler = model.make_sampler(SamplingParams(max_tokens=1, temperature=0), 0)
+        model.decode([Chunk(0, 0, tokens, 1)])
+        sampler = model.make_sampler(SamplingParams(max_tokens=1, temperature=0), 0, tokens)
         try:
-            sampler.sample(self._last_index)
+            sampler.sample(len(tokens) - 1)
         finally:
             sampler.close()
-            model.forget(0)
+            model.forget(0, 0)
 
-    def _intake(self, idle_s: float) -> Run | None:
-        """Sweep out what nobody waits for any more; return the request to work on."""
+    def _pin_system_prompt(self) -> None:
+        """Compute what all chats begin with, or read it back, and keep it for good."""
+        assert self._model is not None and self._cache is not None and self._prompter is not None
+        tokens = self._prompter.encode_system(self._limits.system_prompt) if self._limits.system_prompt else []
+        if not tokens or not self._model.shares:
+            return
+        if len(tokens) >= self._model.n_context:
+            raise ModelFatal(f"LLM_SYSTEM_PROMPT: uses {len(tokens)} tokens; the context holds {self._model.n_context}")
+        sequence = self._cache.open(tokens, Match(None, 0))
+        assert sequence is not None
+        path = self._state_path("prompt", "bin")
+        is_restored = path is not None and path.exists() and self._model.restore(sequence.id, tokens, path)
+        for start in [] if is_restored else range(0, len(tokens), self._model.max_batch):
+            part = tokens[start : start + self._model.max_batch]
+            self._model.decode([Chunk(sequence.id, start, part)])
+        sequence.n_computed = len(tokens)
+        sequence.is_pinned, sequence.is_busy = True, False
+        if path and not is_restored:
+            try:
+                self._model.save(sequence.id, tokens, path)
+            except OSError as error:
+                log.warning("%s: not saved: %s", path, error)
+        log.info("system prompt: %d tokens %s", len(tokens), "read back" if is_restored else "computed")
+
+    def _state_path(self, name: str, suffix: str) -> Path | None:
+        if self._limits.state_dir is None or self._model is None:
+            return None
+        return self._limits.state_dir / f"{name}-{self._key(self._model)}.{suffix}"
+
+    def _choose_streams(self) -> int:
+        assert self._model is not None
+        return min(self._limits.max_streams or self._cost.choose_streams(), self._model.n_sequences // 2)
+
+    # Engine thread: the step
+
+    def step(self, idle_s: float = IDLE_S) -> None:
+        """Intake -> schedule -> decode -> sample -> deliver. Without work it measures this machine, or sleeps."""
+        self._intake(idle_s)
+        started = self._clock()
+        plan = self._schedule()
+        if plan:
+            self._compute(plan)
+            self._metrics.step_s.observe(self._clock() - started)
+        elif self._wants_measuring:
+            self._measure(self._cost.missing[0])
+        self._on_beat(self._clock())
+
+    def _intake(self, idle_s: float) -> None:
+        """Sweep out what nobody waits for any more; let in what can begin."""
         with self._changed:
-            if not self._waiting and self._run is None and self._phase is not Phase.STOPPED:
+            is_idle = not (self._waiting or self._put_back or self._runs) and self._phase is not Phase.STOPPED
+            if is_idle and not self._wants_measuring:
                 self._changed.wait(idle_s)
             now = self._clock()
-            for request in [r for r in self._waiting if now - r.submitted_at >= self._timeout_s]:
+            for request in [r for r in self._waiting if now - r.submitted_at >= self._limits.timeout_s]:
                 self._waiting.remove(request)
                 self._end(request, Failed(self._timed_out(), request.index))
-            if self._run:
-                self._sweep(self._run, now)
-            while self._run is None and self._waiting:
-                self._begin(self._waiting.popleft(), now)
-            return self._run
+            for run in (*self._runs, *self._put_back):
+                if run.request.is_cancelled:
+                    self._free(run, Failed(ClientGone("the client went away"), run.request.index))
+                elif now - run.request.submitted_at >= self._limits.timeout_s:
+                    self._free(run, Failed(self._timed_out(), run.request.index))
+            self._begin_all(now)
 
-    def _begin(self, request: Request, now: float) -> None:
+    @property
+    def _wants_measuring(self) -> bool:
+        return self._limits.measures and self.is_ready and not self.n_waiting and bool(self._cost.missing)
+
+    def _begin_all(self, now: float) -> None:
+        for run in list(self._put_back):
+            if not self._place(run):
+                return
+            self._put_back.remove(run)
+        self._followers = {r: held for r, held in self._followers.items() if r.state is State.QUEUED}
+        for place, request in enumerate(list(self._waiting)):
+            if len(self._runs) >= self._max_streams:
+                self._report_waiting(self._waiting)
+                return
+            if not self._begin(request, now):
+                self._report_waiting(self._waiting[place:])
+                return
+
+    def _begin(self, request: Request, now: float) -> bool:
+        """Start a waiting request. False: there is no room, so none behind it can start either."""
         assert self._model is not None
+        lead = self._followers.get(request)
+        if lead and lead.is_coming:
+            return True
+        run = Run(request, list(request.prompt_tokens), _NO_SAMPLER, TextStream(request.params.stop))
+        if not self._place(run):
+            return request in self._followers
+        self._waiting.remove(request)
         request.state = State.RUNNING
-        request.started_at = now
+        request.started_at = run.last_token_at = now
+        assert run.sequence is not None
+        request.n_cached_tokens = run.sequence.n_computed
+        self._admission.observe_start(len(request.prompt_tokens), request.n_cached_tokens)
+        self._metrics.prompt_tokens.inc(len(request.prompt_tokens))
+        self._metrics.cached_tokens.inc(request.n_cached_tokens)
         seed = self._rng.getrandbits(32) if request.params.seed is None else request.params.seed
         try:
-            sampler = self._model.make_sampler(request.params, seed)
+            run.sampler = self._model.make_sampler(request.params, seed, request.prompt_tokens)
         except Exception as error:
             log.error("request %s: no sampler: %s: %s", request.id, type(error).__name__, error)
-            self._end(request, Failed(_model_failed(), request.index))
+            self._free(run, Failed(_model_failed(), request.index))
+        return True
+
+    def _place(self, run: Run) -> bool:
+        """Give a run a sequence that begins with the longest computed prefix, unless somebody is about to compute a
+        longer one, or there is no room for all of its tokens now."""
+        assert self._cache is not None
+        match = self._cache.match(run.tokens)
+        if match.leader:
+            self._followers[run.request] = Lead(match.leader, match.leader.tokens, match.n_leader)
+            return False
+        self._followers.pop(run.request, None)
+        n_claimed = sum(other.n_gap for other in self._runs) + len(self._runs)
+        n_used = self._cache.count_cells(is_evictable_free=True)
+        is_counted = match.source and (match.source.is_busy or match.source.is_pinned)
+        n_new = len(run.tokens) + 1 - (match.n if is_counted else 0)
+        if self._runs and n_used + n_claimed + n_new > self._cache.n_cells:
+            return False
+        run.sequence = self._cache.open(run.tokens, match)
+        if run.sequence is None:
+            return False
+        self._runs.append(run)
+        return True
+
+    def _schedule(self) -> list[tuple[Run, int]]:
+        """Who gets how many rows, with room in the cache made for all of them."""
+        assert self._model is not None and self._cache is not None
+        while self._runs:
+            gaps = [run.n_gap for run in self._runs]
+            budget = self._cost.budget(has_streams=1 in gaps)
+            rows = self._scheduler.plan(gaps, budget, self._model.max_batch)
+            if self._cache.make_room(sum(rows)):
+                plan = [(run, self._cut(run, n)) for run, n in zip(self._runs, rows, strict=True) if n]
+                return self._guess(plan) if self._limits.speculates else plan
+            self._put_back_youngest()
+        return []
+
+    def _cut(self, run: Run, n: int) -> int:
+        """With a seed, the same request must give the same text again. Then its prompt is in the cache, and only its
+        last token is computed, by kernels whose last bits differ from those for many rows: so it is always alone."""
+        return n - 1 if run.request.params.seed is not None and n == run.n_gap > 1 else n
+
+    def _guess(self, plan: list[tuple[Run, int]]) -> list[tuple[Run, int]]:
+        """Add guessed tokens to streams where that has paid; a guess takes rows behind the stream's own."""
+        assert self._model is not None and self._cache is not None
+        if len(plan) > lookup.MAX_STREAMS or any(run.n_gap > 1 for run, _ in plan):
+            return plan
+        guessed = []
+        for run, n in plan:
+            room = min(self._model.n_context - len(run.tokens), self._left(run)) - 1
+            is_free = run.request.params.seed is None  # guesses change the last bits too
+            size = run.guess.choose_size(self._cost, len(plan), room) if is_free else 0
+            draft = lookup.find(run.tokens, size) if size else []
+            run.draft = draft if self._cache.make_room(len(plan) * (1 + len(draft))) else []
+            guessed.append((run, n + len(run.draft)))
+        return guessed
+
+    def _compute(self, plan: list[tuple[Run, int]]) -> None:
+        """Decode one step and hand each run that caught up its new token."""
+        assert self._model is not None and self._cache is not None
+        chunks = [self._make_chunk(run, n) for run, n in plan]
+        n_rows = sum(n for _, n in plan)
+        started = self._clock()
+        try:
+            self._model.decode(chunks)
+        except ModelFatal:
+            raise
+        except Exception as error:
+            self._recover(plan, error)
             return
-        self._run = Run(request, list(request.prompt_tokens), sampler, TextStream(request.params.stop))
+        decode_s = self._clock() - started
+        self._cost.observe(n_rows, decode_s)
+        self._metrics.decode_s.observe(decode_s)
+        self._metrics.rows.observe(n_rows)
+        end = 0
+        for run, n in plan:
+            end += n
+            try:
+                self._advance(run, n, end)
+                self._n_faults = 0
+            except Exception as error:
+                self._fail(run, error)
+        self._n_cells_used = self._cache.count_cells()
 
-    def _sweep(self, run: Run, now: float) -> None:
-        if run.request.is_cancelled:
-            self._free(run, Failed(ClientGone("the client went away"), run.request.index))
-        elif now - run.request.submitted_at >= self._timeout_s:
-            self._free(run, Failed(self._timed_out(), run.request.index))
+    def _make_chunk(self, run: Run, n: int) -> Chunk:
+        assert run.sequence is not None
+        start = run.sequence.n_computed
+        if run.draft:
+            return Chunk(run.sequence.id, start, [*run.tokens[start:], *run.draft], n)
+        return Chunk(run.sequence.id, start, run.tokens[start : start + n], int(n == run.n_gap))
 
-    def _decode(self, run: Run) -> None:
-        assert self._model is not None
-        run.n_computed = self._compute(self._model, run.tokens, run.n_computed)
+    def _advance(self, run: Run, n: int, end: int) -> None:
+        """n rows of a run were computed, the last of them is row end - 1 of the step."""
+        assert run.sequence is not None and self._cache is not None and self._model is not None
+        if run.draft:
+            self._check_draft(run, end - n)
+            return
+        run.sequence.n_computed += n
+        if run.n_gap == 0:
+            self._deliver(run, run.sampler.sample(end - 1), end - 1)
+        elif run.request.wants_progress:
+            self._report(run.request, 0, run.n_gap * (self._cost.row_s() or 0.0), run.sequence.n_computed)
 
-    def _compute(self, model: Model, tokens: list[int], start: int) -> int:
-        """Decode the next batch of tokens from `start`; logits only for the last of all. Returns how far it came."""
-        end = min(len(tokens), start + model.max_batch)
-        model.decode([Entry(tokens[i], i, wants_logits=i == len(tokens) - 1) for i in range(start, end)])
-        self._last_index = end - start - 1
-        return end
+    def _check_draft(self, run: Run, row: int) -> None:
+        """Sample after each guessed token as long as the guesses are what was sampled: the answer is the same as
+        without them, token for token."""
+        assert run.sequence is not None and self._model is not None
+        draft, run.draft = run.draft, []
+        n_right = 0
+        for guess in [*draft, -1]:
+            run.sequence.n_computed += 1
+            token = run.sampler.sample(row + n_right)
+            self._deliver(run, token, row + n_right)
+            if token != guess or run.request.state is State.FINISHED:
+                break
+            n_right += 1
+        self._metrics.drafted.inc(len(draft))
+        self._metrics.accepted.inc(n_right)
+        run.guess.observe(len(draft), n_right)
+        self._model.forget(run.sequence.id, run.sequence.n_computed)
 
-    def _deliver(self, run: Run, token: int) -> None:
+    def _deliver(self, run: Run, token: int, row: int) -> None:
         """Turn one sampled token into text, and end the request if it is the last."""
         assert self._model is not None
-        request = run.request
+        request, now = run.request, self._clock()
+        if request.first_token_at is None:
+            request.first_token_at = now
+            self._metrics.ttft_s.observe(now - request.submitted_at)
+        else:
+            self._metrics.itl_s.observe(now - run.last_token_at)
+        run.last_token_at = now
         if self._model.is_end(token):
             self._complete(run, FinishReason.STOP)
             return
         run.tokens.append(token)
         request.n_output_tokens += 1
+        self._metrics.output_tokens.inc()
+        if request.params.n_logprobs is not None:
+            run.logprobs.append(self._model.logprob(row, token, request.params.n_logprobs))
         self._send(run, run.text.push(self._model.token_bytes(token)))
         if run.text.is_stopped:
             self._complete(run, FinishReason.STOP)
-        elif request.n_output_tokens >= request.params.max_tokens or len(run.tokens) >= self._model.n_context:
+        elif not self._left(run) or len(run.tokens) >= self._model.n_context:
             self._complete(run, FinishReason.LENGTH)
+
+    def _left(self, run: Run) -> int:
+        return run.request.params.max_tokens - run.request.n_output_tokens
 
     def _send(self, run: Run, text: str) -> None:
         if text:
-            if run.request.first_token_at is None:
-                run.request.first_token_at = self._clock()
-            run.request.deliver(Piece(text, index=run.request.index))
+            run.request.deliver(Piece(text, tuple(run.logprobs), run.request.index))
+            run.logprobs = []
 
     def _complete(self, run: Run, reason: FinishReason) -> None:
         self._send(run, run.text.flush())
-        self._free(
-            run, Done(reason, len(run.request.prompt_tokens), run.request.n_output_tokens, index=run.request.index)
-        )
+        request, now = run.request, self._clock()
+        started, first = request.started_at or now, request.first_token_at or now
+        timings = Timings(started - request.submitted_at, first - started, now - first)
+        n_prompt, n_output, n_cached = len(request.prompt_tokens), request.n_output_tokens, request.n_cached_tokens
+        self._free(run, Done(reason, n_prompt, n_output, n_cached, timings, request.index))
+
+    # Engine thread: when something is in the way
+
+    def _put_back_youngest(self) -> None:
+        """The cache is full of running requests: the one that began last starts again when there is room."""
+        assert self._cache is not None
+        with self._changed:
+            run = self._runs.pop()
+            assert run.sequence is not None
+            self._cache.retire(run.sequence)
+            run.sequence, run.draft = None, []
+            if not self._runs:  # alone, and still no room: this cannot happen while a context fits the cache
+                raise ModelFatal("one request alone does not fit the KV cache")
+            self._put_back.insert(0, run)
+            self._metrics.preemptions.inc()
+
+    def _recover(self, plan: list[tuple[Run, int]], error: Exception) -> None:
+        """A step failed. Find out whose fault it is by computing each part alone: one fault ends one request only."""
+        assert self._model is not None and self._cache is not None
+        for run, _ in plan:  # an aborted step may have left a part
+            assert run.sequence is not None
+            run.draft = []
+            self._model.forget(run.sequence.id, run.sequence.n_computed)
+        if isinstance(error, NoRoom) and len(self._runs) > 1:
+            self._put_back_youngest()
+            return
+        log.warning("a step of %d requests failed: %s: %s", len(plan), type(error).__name__, error)
+        if len(plan) == 1:
+            self._fail(plan[0][0], error)
+            return
+        for run, n in plan:
+            n = min(n, run.n_gap)
+            try:
+                self._model.decode([self._make_chunk(run, n)])
+                self._advance(run, n, n)
+                self._n_faults = 0
+            except ModelFatal:
+                raise
+            except Exception as own:
+                assert run.sequence is not None
+                self._model.forget(run.sequence.id, run.sequence.n_computed)
+                self._fail(run, own)
 
     def _fail(self, run: Run, error: Exception) -> None:
         """A fault ends this request only; a fatal one, or too many in a row, ends the process."""
         log.error("request %s: %s: %s", run.request.id, type(error).__name__, error, exc_info=error)
         self._n_faults += 1
-        self._free(run, Failed(_model_failed(), run.request.index))
+        self._free(run, Failed(_model_failed(), run.request.index), is_kept=False)
         if isinstance(error, ModelFatal):
             raise error
         if self._n_faults >= MAX_FAULTS:
             raise ModelFatal(f"{self._n_faults} requests in a row failed") from error
 
-    def _free(self, run: Run, event: Done | Failed) -> None:
-        """Give back all that a running request holds, then tell its end."""
-        assert self._model is not None
+    def _free(self, run: Run, event: Done | Failed, *, is_kept: bool = True) -> None:
+        """Give back all that a run holds, keep what it computed as cache, then tell its end."""
+        assert self._cache is not None
         with self._changed:
             run.sampler.close()
-            self._model.forget(0)
-            self._run = None
-            self._mean_run_s += (self._clock() - (run.request.started_at or 0.0) - self._mean_run_s) / 8
+            if run in self._runs:
+                self._runs.remove(run)
+            if run in self._put_back:
+                self._put_back.remove(run)
+            if run.sequence and is_kept:
+                self._cache.retire(run.sequence)
+            elif run.sequence:
+                self._cache.drop(run.sequence)
+            if isinstance(event, Done):
+                self._admission.observe_end(self._clock() - (run.request.started_at or 0.0))
             self._end(run.request, event)
             self._changed.notify_all()
+
+    def _measure(self, rows: int) -> None:
+        """Nobody waits: learn what a step of so many rows costs here."""
+        assert self._model is not None and self._cache is not None
+        sequence = self._cache.open([0] * rows, Match(None, 0))
+        if sequence is None or not self._cache.make_room(rows):
+            self._cost.measured(rows, self._cost.seconds(rows) or 0.0)
+            return
+        n_logits = rows if rows <= lookup.MAX_ROWS * 2 else 1  # small steps are streams, large ones prompts
+        fastest = float("inf")
+        for _ in range(N_MEASUREMENTS):
+            started = self._clock()
+            self._model.decode([Chunk(sequence.id, 0, sequence.tokens, n_logits)])
+            fastest = min(fastest, self._clock() - started)
+            self._model.forget(sequence.id, 0)
+            if self.n_waiting:
+                break
+        self._cache.drop(sequence)
+        self._cost.measured(rows, fastest)
+        if not self._cost.missing:
+            self._max_streams = self._choose_streams()
+            save_points(self._state_path("steps", "json"), self._cost.points)
+            log.info("steps measured: %s; %d streams", self._cost, self._max_streams)
+
+    # Engine thread: telling
+
+    def _report_waiting(self, waiting: Iterable[Request]) -> None:
+        for place, request in enumerate(self._waiting):
+            if request.wants_progress and request in waiting:
+                n_tokens = sum(len(other.prompt_tokens) for other in self._waiting[: place + 1])
+                self._report(request, place + 1, self._predict_s(n_tokens, place + 1), 0)
+
+    def _report(self, request: Request, place: int, wait_s: float, n_computed: int) -> None:
+        request.deliver(Progress(place, wait_s, n_computed, request.n_cached_tokens, request.index))
 
     # Both
 
     def _end_all(self) -> None:
         with self._changed:
-            left = [*self._waiting, *([self._run.request] if self._run else [])]
+            left = [*self._waiting, *(run.request for run in (*self._runs, *self._put_back))]
             self._waiting.clear()
             for request in left:
                 stopped = Draining("this node stopped before the answer was complete", retry_after_s=5)
                 self._end(request, Failed(stopped, request.index))
 
     def _timed_out(self) -> TimedOut:
-        return TimedOut(f"no complete answer within {self._timeout_s:g} s (LLM_REQUEST_TIMEOUT_S)")
+        return TimedOut(f"no complete answer within {self._limits.timeout_s:g} s (LLM_REQUEST_TIMEOUT_S)")
 
     def _end(self, request: Request, event: Done | Failed) -> None:
         """The one place where requests end: one terminal event, one log line, never any text."""
@@ -367,20 +702,35 @@ class Engine:
             return
         reason = event.reason.value if isinstance(event, Done) else str(event.error.code)
         now = self._clock()
-        total_s = now - request.submitted_at
         queue_s = (request.started_at or now) - request.submitted_at
         ttft_s = None if request.first_token_at is None else request.first_token_at - request.submitted_at
-        self._metrics.count_end(reason, len(request.prompt_tokens), request.n_output_tokens, queue_s, ttft_s, total_s)
+        self._metrics.finished.labels(reason).inc()
+        self._metrics.queue_s.observe(queue_s)
+        self._metrics.total_s.observe(now - request.submitted_at)
         log.info(
-            "request %s: prompt_tokens=%d cached_tokens=0 output_tokens=%d queue_ms=%d ttft_ms=%s total_ms=%d reason=%s",  # noqa: E501
+            "request %s: prompt_tokens=%d cached_tokens=%d output_tokens=%d queue_ms=%d ttft_ms=%s total_ms=%d reason=%s",  # noqa: E501
             request.id,
             len(request.prompt_tokens),
+            request.n_cached_tokens,
             request.n_output_tokens,
             queue_s * 1e3,
             "-" if ttft_s is None else round(ttft_s * 1e3),
-            total_s * 1e3,
+            (now - request.submitted_at) * 1e3,
             reason,
         )
+
+
+class _NoSampler:
+    """Stands in until a run has its sampler."""
+
+    def sample(self, index: int) -> int:
+        raise ModelError("there is no sampler")
+
+    def close(self) -> None:
+        pass
+
+
+_NO_SAMPLER = _NoSampler()
 
 
 def _model_failed() -> ServiceError:

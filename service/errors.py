@@ -15,6 +15,7 @@
     └── ClientGone                 499 nobody is left to read it
     ConfigError                    exit 78 (EX_CONFIG)         settings to correct; holds every fault found
     ModelError                     fails one request           the model refused one step
+    ├── NoRoom                     the engine makes room and tries again
     └── ModelFatal                 exit 70 (EX_SOFTWARE)       the model's state cannot be trusted any more
 
 Knows nothing of HTTP libraries, JSON or llama.cpp.
@@ -111,6 +112,10 @@ class ConfigError(Exception):
 
 class ModelError(Exception):
     """The model refused one step; its state is as it was before, or was cleared."""
+
+
+class NoRoom(ModelError):
+    """The KV cache cannot take this step; nothing was changed."""
 
 
 class ModelFatal(ModelError):

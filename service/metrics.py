@@ -1,5 +1,7 @@
-"""Counters, gauges and histograms of the service, in Prometheus' text form. Knows no requests, only numbers and
-words."""
+"""Counters, gauges and histograms of the service, in Prometheus' text form. Knows no requests, only numbers and words.
+
+The names follow vLLM's and llama-server's where these have one for the same thing.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from prometheus_client import (
 )
 
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
-STEP_SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 5)
+STEP_SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 5)
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -27,34 +30,28 @@ class Metrics:
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
-        self.finished = Counter(
-            "llm_requests_finished", "Accepted requests by how they ended", ["reason"], registry=registry
-        )
-        self.refused = Counter("llm_requests_refused", "Requests refused before the queue", ["code"], registry=registry)
-        self.prompt_tokens = Counter("llm_prompt_tokens", "Prompt tokens of finished requests", registry=registry)
-        self.output_tokens = Counter("llm_output_tokens", "Tokens generated", registry=registry)
-        self.queue_s = Histogram(
-            "llm_queue_seconds", "Time from accepted to started", buckets=SECONDS, registry=registry
-        )
-        self.ttft_s = Histogram(
-            "llm_time_to_first_token_seconds", "Time from accepted to first text", buckets=SECONDS, registry=registry
-        )
-        self.total_s = Histogram(
-            "llm_request_seconds", "Time from accepted to finished", buckets=SECONDS, registry=registry
-        )
-        self.step_s = Histogram("llm_step_seconds", "Time of one decode step", buckets=STEP_SECONDS, registry=registry)
 
-    def count_end(
-        self, reason: str, n_prompt: int, n_output: int, queue_s: float, ttft_s: float | None, total_s: float
-    ) -> None:
-        """An accepted request ended; ttft_s is None if it never had any text."""
-        self.finished.labels(reason).inc()
-        self.prompt_tokens.inc(n_prompt)
-        self.output_tokens.inc(n_output)
-        self.queue_s.observe(queue_s)
-        self.total_s.observe(total_s)
-        if ttft_s is not None:
-            self.ttft_s.observe(ttft_s)
+        def counter(name: str, help: str, *labels: str) -> Counter:
+            return Counter(name, help, labels, registry=registry)
+
+        def histogram(name: str, help: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(name, help, buckets=buckets, registry=registry)
+
+        self.finished = counter("llm_requests_finished", "Accepted requests by how they ended", "reason")
+        self.refused = counter("llm_requests_refused", "Requests refused before the queue", "code")
+        self.prompt_tokens = counter("llm_prompt_tokens", "Prompt tokens of started requests")
+        self.cached_tokens = counter("llm_prompt_tokens_cached", "Of these, the ones reused from an earlier request")
+        self.output_tokens = counter("llm_generation_tokens", "Tokens generated")
+        self.preemptions = counter("llm_preemptions", "Running requests that were put back for lack of cache")
+        self.drafted = counter("llm_drafted_tokens", "Tokens guessed from the prompt")
+        self.accepted = counter("llm_drafted_tokens_accepted", "Of these, the ones that were right")
+        self.queue_s = histogram("llm_request_queue_seconds", "Time from accepted to started", SECONDS)
+        self.ttft_s = histogram("llm_time_to_first_token_seconds", "Time from accepted to first token", SECONDS)
+        self.itl_s = histogram("llm_inter_token_latency_seconds", "Time between two tokens of a stream", STEP_SECONDS)
+        self.total_s = histogram("llm_e2e_request_latency_seconds", "Time from accepted to finished", SECONDS)
+        self.step_s = histogram("llm_step_seconds", "Time of one step of the engine", STEP_SECONDS)
+        self.decode_s = histogram("llm_decode_seconds", "Of this, time inside llama.cpp's decode", STEP_SECONDS)
+        self.rows = histogram("llm_step_rows", "Tokens computed in one step", ROWS)
 
     def watch(self, name: str, help: str, read: Callable[[], float]) -> None:
         """Add a gauge that is read when asked for."""

@@ -18,6 +18,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from .errors import BadRequest, ModelFatal, ServiceError
 from .model import Model
+from .prefix import count_common
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,14 @@ class Prompter:
 
     def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
         return self.encode(self.render(messages))
+
+    def encode_system(self, text: str) -> list[int]:
+        """The tokens that every chat with this system message begins with, whatever is asked."""
+        heads = [
+            self.encode_chat([{"role": "system", "content": text}, {"role": "user", "content": word}])
+            for word in ("a", "b")
+        ]
+        return heads[0][: count_common(heads[0], heads[1], len(heads[0]))]
 
     def encode(self, text: str) -> list[int]:
         """Text -> token ids with the vocabulary's BOS, once: many templates write it themselves."""

@@ -7,12 +7,16 @@ asked for, one thread. Nothing sleeps: a test that wants to stand between two st
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from service.errors import ModelError
-from service.model import Entry
-from service.request import SamplingParams
+from service.errors import ModelError, NoRoom
+from service.model import Chunk
+from service.request import SamplingParams, TokenLogprob
 
 BOS, EOS, ANSWER = 256, 257, 258  # ANSWER ends the prompt of a chat, as <|assistant|> does in real templates
 N_TOKENS = 259
@@ -27,37 +31,55 @@ def echo(prompt: str) -> str:
     return "You said: " + prompt.strip().split("]")[-1]
 
 
+@dataclass(eq=False)
+class Cell:
+    token: int
+
+
 class FakeModel:
     """answer: prompt text -> the answer's text. gate: called before each decode that will sample, so a test can hold
-    it."""
+    it. Cells are counted one by one, shared ones once, so a count that `prefix` gets wrong is found out."""
 
     description = "fake"
     bos_text = "<s>"
     eos_text = "</s>"
     adds_bos = True
+    n_vocab = N_TOKENS
 
     def __init__(
         self,
         answer: Callable[[str], str | bytes] = echo,
         *,
         n_context: int = 512,
+        n_cells: int = 4096,
+        n_sequences: int = 16,
         max_batch: int = 16,
+        shares: bool = True,
         gate: Callable[[], object] = lambda: None,
         chat_template: str | None = TEMPLATE,
     ) -> None:
         self.answer = answer
         self.n_context = n_context
+        self.n_cells = n_cells
+        self.n_sequences = n_sequences
         self.max_batch = max_batch
+        self.shares = shares
         self.gate = gate
         self.chat_template = chat_template
+        self.sampling_defaults: dict[str, float | int] = {}
         self.fault: Exception | None = None  # raised by the next decode
+        self.poison: int | None = None  # a token that no decode can compute
         self.is_closed = False
         self.n_open_samplers = 0
-        self.computed: dict[int, list[int]] = {}
+        self.computed: dict[int, list[Cell]] = {}
         self.batches: list[int] = []
         self.seeds: list[int] = []
-        self._logits: dict[int, int] = {}
+        self._logits: dict[int, list[int]] = {}
         self._owner: int | None = None
+
+    @property
+    def n_used_cells(self) -> int:
+        return len({id(cell) for cells in self.computed.values() for cell in cells})
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         head = [BOS] if add_special else []
@@ -71,37 +93,77 @@ class FakeModel:
     def is_end(self, token: int) -> bool:
         return token == EOS
 
-    def decode(self, batch: Sequence[Entry]) -> None:
+    def json_grammar(self, schema: dict[str, Any] | None) -> str:
+        return "root ::= " + json.dumps(schema)
+
+    def check_grammar(self, grammar: str) -> None:
+        if "root" not in grammar:
+            raise ValueError("no rule named root")
+
+    def decode(self, chunks: Sequence[Chunk]) -> None:
         self._check_thread()
-        assert 0 < len(batch) <= self.max_batch, f"a batch of {len(batch)}"
-        if any(entry.wants_logits for entry in batch):
+        n_rows = sum(len(chunk.tokens) for chunk in chunks)
+        assert 0 < n_rows <= self.max_batch, f"a step of {n_rows} rows"
+        assert len({chunk.sequence for chunk in chunks}) == len(chunks), "a sequence twice in one step"
+        if any(chunk.n_logits and any(chunk.tokens) for chunk in chunks):  # a measurement computes zeros, and passes
             self.gate()
         if self.fault:
             fault, self.fault = self.fault, None
             raise fault
+        if any(self.poison in chunk.tokens for chunk in chunks):
+            raise ModelError("poison")
+        if self.n_used_cells + n_rows > self.n_cells:
+            raise NoRoom("the cache is full")
         self._logits = {}
-        self.batches.append(len(batch))
-        for i, entry in enumerate(batch):
-            computed = self.computed.setdefault(entry.sequence, [])
-            assert entry.position == len(computed), f"position {entry.position} after {len(computed)} tokens"
-            if entry.position >= self.n_context:
-                raise ModelError("no room")
-            computed.append(entry.token)
-            if entry.wants_logits:
-                self._logits[i] = entry.sequence
+        self.batches.append(n_rows)
+        row = 0
+        for chunk in chunks:
+            assert 0 <= chunk.sequence < self.n_sequences
+            cells = self.computed.setdefault(chunk.sequence, [])
+            assert chunk.start == len(cells), f"position {chunk.start} after {len(cells)} tokens"
+            assert len(cells) + len(chunk.tokens) <= self.n_context, "beyond the context"
+            for i, token in enumerate(chunk.tokens):
+                cells.append(Cell(token))
+                if i >= len(chunk.tokens) - chunk.n_logits:
+                    self._logits[row] = [cell.token for cell in cells]
+                row += 1
 
-    def forget(self, sequence: int) -> None:
+    def copy(self, source: int, target: int, n: int) -> None:
         self._check_thread()
-        self.computed.pop(sequence, None)
+        assert not self.computed.get(target), "the target of a copy is not empty"
+        assert 0 < n <= len(self.computed[source]), f"a copy of {n} of {len(self.computed[source])} tokens"
+        self.computed[target] = self.computed[source][:n]
 
-    def make_sampler(self, params: SamplingParams, seed: int) -> FakeSampler:
+    def forget(self, sequence: int, start: int) -> bool:
+        self._check_thread()
+        if start and not self.shares:
+            return False
+        del self.computed.setdefault(sequence, [])[start:]
+        return True
+
+    def logprob(self, index: int, token: int, n_top: int) -> TokenLogprob:
+        """The chosen token is certain; the others follow it in the alphabet."""
+        top = tuple((token + i, self.token_bytes(token + i), -float(i)) for i in range(n_top))
+        return TokenLogprob(token, self.token_bytes(token), 0.0, top)
+
+    def save(self, sequence: int, tokens: Sequence[int], path: Path) -> None:
+        assert [cell.token for cell in self.computed[sequence]] == list(tokens)
+        path.write_text(json.dumps(list(tokens)))
+
+    def restore(self, sequence: int, tokens: Sequence[int], path: Path) -> bool:
+        if json.loads(path.read_text()) != list(tokens):
+            return False
+        self.computed[sequence] = [Cell(token) for token in tokens]
+        return True
+
+    def make_sampler(self, params: SamplingParams, seed: int, prompt: Sequence[int]) -> FakeSampler:
         self._check_thread()
         self.seeds.append(seed)
         self.n_open_samplers += 1
         return FakeSampler(self)
 
     def next_token(self, index: int) -> int:
-        tokens = self.computed[self._logits[index]]
+        tokens = self._logits[index]
         if ANSWER in tokens:
             end = len(tokens) - tokens[::-1].index(ANSWER)
             prompt, said = tokens[: end - 1], tokens[end:]

@@ -17,7 +17,7 @@ from typing import Any
 from service.app import make_app
 from service.config import Config
 from service.config import load as load_config
-from service.engine import Engine
+from service.engine import Engine, Limits
 from service.metrics import Metrics
 from service.model import Model
 from service.request import Request, SamplingParams
@@ -35,8 +35,12 @@ def make_config(**changes: Any) -> Config:
 
 
 def make_engine(model: Model, **changes: Any) -> Engine:
-    values: dict[str, Any] = {"max_queue": 4, "timeout_s": 240, "metrics": Metrics(), "rng": random.Random(1)}
-    return Engine(lambda: model, **{**values, **changes})
+    """An engine with small limits; `changes` are fields of Limits or arguments of Engine."""
+    names = {field.name for field in dataclasses.fields(Limits)}
+    limits = {"max_streams": 4, "max_queue": 4, "measures": False, **{k: v for k, v in changes.items() if k in names}}
+    others = {k: v for k, v in changes.items() if k not in names}
+    values: dict[str, Any] = {"metrics": Metrics(), "rng": random.Random(1), **others}
+    return Engine(lambda: model, limits=Limits(**limits), **values)
 
 
 def make_request(engine: Engine, prompt: str, id: str = "r", **params: Any) -> Request:
@@ -171,8 +175,11 @@ def run_service(
     engine = make_engine(
         model,
         metrics=metrics,
+        max_streams=config.max_streams or 1,
         max_queue=config.max_queue,
+        max_wait_s=config.max_wait_s,
         timeout_s=config.request_timeout_s,
+        system_prompt=config.system_prompt,
         on_ready=ready.set,
         on_fatal=lambda error: ready.set(),
     )
@@ -183,7 +190,7 @@ def run_service(
             app,
             host=config.host,
             port=0,
-            max_streams=1 + config.max_queue,
+            max_streams=(config.max_streams or 1) + config.max_queue,
             max_body_bytes=config.max_body_bytes,
         )
         server.start(lambda error: None)

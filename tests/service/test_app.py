@@ -189,7 +189,7 @@ def test_metrics_tell_of_requests(service: Running):
     text = service.door.get("/metrics").body.decode()
     assert 'llm_requests_finished_total{reason="stop"} 1.0' in text
     assert 'llm_requests_refused_total{code="empty_prompt"} 1.0' in text
-    assert "llm_output_tokens_total 12.0" in text and "llm_ready 1.0" in text
+    assert "llm_generation_tokens_total 12.0" in text and "llm_ready 1.0" in text
 
 
 def test_silent_stream_gets_a_comment(gate: Gate):
@@ -241,7 +241,7 @@ def test_closed_stream_frees_the_engine(gate: Gate):
 @pytest.mark.parametrize("stream", [False, True])
 def test_client_that_vanishes_while_it_waits_is_let_go(gate: Gate, stream: bool):
     with run_service(FakeModel(gate=gate)) as service:
-        service.door.is_gone = lambda: service.engine.n_waiting == 0 and service.engine._run is not None
+        service.door.is_gone = lambda: service.engine.n_waiting == 0 and service.engine.n_running
         reply = service.door.post("/generate", {"prompt": "hi", "stream": stream})
         assert reply.status == 499
         gate.open_for_ever()
@@ -253,7 +253,7 @@ def test_client_that_vanishes_in_the_queue_gives_its_place_back(gate: Gate):
     with run_service(FakeModel(gate=gate), max_queue=1) as service:
         first = threading.Thread(target=service.door.post, args=("/generate", {"prompt": "a"}))
         first.start()
-        wait_until(lambda: service.engine._run is not None)
+        wait_until(lambda: service.engine.n_running)
         is_gone = threading.Event()
         service.door.is_gone = is_gone.is_set
         second = threading.Thread(target=service.door.post, args=("/generate", {"prompt": "b"}))

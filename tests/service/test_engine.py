@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import json
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.engine import MAX_FAULTS, Engine, Phase
-from service.errors import ClientGone, Draining, ModelError, ModelFatal, NotReady, QueueFull, TimedOut
+from service.engine import MAX_FAULTS, Engine, Limits, Phase
+from service.errors import ClientGone, Draining, ModelError, ModelFatal, NoRoom, NotReady, QueueFull, TimedOut
 from service.metrics import Metrics
-from service.request import Done, Event, Failed, FinishReason, Piece, Request
-from tests.fakes import FakeClock, FakeModel
+from service.request import Done, Event, Failed, FinishReason, Piece, Progress, Request, SamplingParams
+from tests.fakes import FakeClock, FakeModel, echo
 from tests.service.door import make_engine, make_request, wait_until
 
 
 def load(model: FakeModel, **changes: Any) -> Engine:
-    engine = make_engine(model, **changes)
+    """With a clock that stands still."""
+    engine = make_engine(model, **{"clock": FakeClock(), **changes})
     engine.load()
     return engine
 
@@ -136,11 +140,11 @@ def test_ready_is_told_after_a_token_was_sampled():
     engine = make_engine(model, on_ready=lambda: told.append(sum(model.batches)))
     engine.load()
     assert told == [6]  # BOS and "Hello"
-    assert model.computed == {} and model.n_open_samplers == 0
+    assert model.n_used_cells == 0 and model.n_open_samplers == 0
 
 
 def test_full_queue_refuses_with_retry_after():
-    engine = load(FakeModel(), max_queue=1)
+    engine = load(FakeModel(), max_queue=1, max_streams=1)
     submit(engine)
     engine.step(idle_s=0)
     submit(engine)
@@ -150,14 +154,14 @@ def test_full_queue_refuses_with_retry_after():
 
 
 def test_queue_of_none_still_takes_one_to_run():
-    engine = load(FakeModel(), max_queue=0)
+    engine = load(FakeModel(), max_queue=0, max_streams=1)
     submit(engine)
     with pytest.raises(QueueFull):
         submit(engine)
 
 
 def test_cancelled_while_waiting_ends_at_once_and_gives_its_place_back():
-    engine = load(FakeModel(), max_queue=1)
+    engine = load(FakeModel(), max_queue=1, max_streams=1)
     running, waiting = submit(engine), None
     engine.step(idle_s=0)
     waiting = submit(engine)
@@ -171,7 +175,7 @@ def test_cancelled_while_waiting_ends_at_once_and_gives_its_place_back():
 
 def test_cancelled_while_running_ends_after_the_step():
     model = FakeModel()
-    engine = load(model)
+    engine = load(model, max_streams=1)
     request, after = submit(engine), submit(engine, "after")
     run(engine, 3)
     engine.cancel(request)
@@ -206,8 +210,8 @@ def test_time_is_over_waiting_or_running(n_steps: int):
 def test_fault_fails_only_that_request():
     model = FakeModel()
     engine = load(model)
-    broken, sound = submit(engine, "broken"), submit(engine, "sound")
-    model.fault = ModelError("llama_decode answered 1")
+    broken, sound = submit(engine, "broken \x07"), submit(engine, "sound")
+    model.poison = 7
     run(engine)
     end = outcome(broken)[1]
     assert isinstance(end, Failed) and end.error.status == 500 and "llama" not in end.error.message
@@ -216,7 +220,7 @@ def test_fault_fails_only_that_request():
 
 def test_fault_of_our_own_code_fails_only_that_request():
     model = FakeModel()
-    engine = load(model)
+    engine = load(model, max_streams=1)
     broken, sound = submit(engine, "broken"), submit(engine, "sound")
     model.fault = ZeroDivisionError()
     run(engine)
@@ -298,7 +302,7 @@ def test_every_step_and_every_idle_wait_beats():
 
 def test_thread_loads_serves_and_stops():
     model = FakeModel()
-    engine = make_engine(model)
+    engine = make_engine(model, clock=FakeClock())
     engine.start()
     wait_until(lambda: engine.is_ready)
     request = submit(engine)
@@ -313,10 +317,32 @@ def test_failed_load_is_told():
     def load_model() -> FakeModel:
         raise ModelFatal("no such model")
 
-    engine = Engine(load_model, max_queue=1, timeout_s=1, metrics=Metrics(), on_fatal=told.append)
+    engine = Engine(load_model, limits=Limits(), metrics=Metrics(), on_fatal=told.append)
     engine.start()
     wait_until(lambda: told and engine.phase is Phase.STOPPED)
     assert str(told[0]) == "no such model"
+
+
+def test_end_of_a_request_is_counted_everywhere():
+    metrics = Metrics()
+    engine = load(FakeModel(lambda prompt: "yes"), metrics=metrics)
+    for _ in range(2):
+        submit(engine)
+        run(engine, 6)
+    engine.cancel(submit(engine))
+    lines = metrics.text().decode().splitlines()
+    for line in (
+        'llm_requests_finished_total{reason="stop"} 2.0',
+        'llm_requests_finished_total{reason="client_gone"} 1.0',
+        "llm_prompt_tokens_total 22.0",
+        "llm_prompt_tokens_cached_total 10.0",
+        "llm_generation_tokens_total 6.0",
+        "llm_time_to_first_token_seconds_count 2.0",
+        "llm_inter_token_latency_seconds_count 6.0",
+        "llm_e2e_request_latency_seconds_count 3.0",
+        "llm_requests_running 0.0",
+    ):
+        assert line in lines
 
 
 def test_one_log_line_per_request_without_text(caplog: pytest.LogCaptureFixture):
@@ -332,9 +358,250 @@ def test_one_log_line_per_request_without_text(caplog: pytest.LogCaptureFixture)
     assert "secret" not in caplog.text
 
 
+def test_streams_advance_together():
+    model = FakeModel(lambda prompt: "abcdef")
+    engine = load(model)
+    requests = [submit(engine, word) for word in ("x", "y", "z")]
+    run(engine)
+    assert [outcome(request)[0] for request in requests] == ["abcdef"] * 3
+    assert model.batches.count(3) >= 5  # three tokens in one step
+
+
+def test_newcomer_joins_a_running_stream():
+    engine = load(FakeModel(lambda prompt: "abcdefghij"))
+    first = submit(engine)
+    run(engine, 4)
+    second = submit(engine, "other")
+    run(engine, 2)
+    assert [len(events(request)) for request in (first, second)] == [6, 2]
+
+
+def test_long_prompt_does_not_stall_running_streams():
+    """Every step has a token for each stream, while the prompt gets what is left."""
+    model = FakeModel(lambda prompt: "y" * 200, max_batch=16)
+    engine = load(model)
+    streams = [submit(engine, word, max_tokens=200) for word in ("a", "b", "c")]
+    run(engine, 5)
+    for stream in streams:
+        events(stream)
+    late = submit(engine, "z" * 150)
+    for _ in range(8):
+        run(engine, 1)
+        assert [len(events(stream)) for stream in streams] == [1, 1, 1]
+    run(engine, 30)
+    assert events(late)
+
+
+def test_request_beyond_the_streams_waits():
+    engine = load(FakeModel(), max_streams=2)
+    requests = [submit(engine, word) for word in ("a", "b", "c")]
+    engine.step(idle_s=0)
+    assert (engine.n_running, engine.n_waiting) == (2, 1)
+    run(engine)
+    assert [outcome(request)[0][-1] for request in requests] == ["a", "b", "c"]
+
+
+def test_common_prefix_is_computed_once_for_all_who_come_together():
+    prefix = "p" * 100
+    model = FakeModel()
+    engine = load(model)
+    model.batches.clear()
+    requests = [submit(engine, prefix + word, max_tokens=1) for word in ("a", "b", "c", "d")]
+    run(engine)
+    ends = [outcome(request)[1] for request in requests]
+    assert [end.n_cached_tokens for end in ends] == [0, 107, 107, 107]
+    assert sum(model.batches) == 110 + 3 * 3
+
+
+def test_follower_goes_on_when_its_leader_leaves():
+    prefix = "p" * 100
+    engine = load(FakeModel())
+    leader, follower = submit(engine, prefix + "a"), submit(engine, prefix + "b")
+    run(engine, 2)
+    engine.cancel(leader)
+    run(engine)
+    text, end = outcome(follower)
+    assert text == "You said: " + prefix + "b"
+    assert end.n_cached_tokens == 32  # what the leader had computed
+
+
+def test_next_turn_of_a_chat_continues_where_it_stopped():
+    model = FakeModel(lambda prompt: "yes")
+    engine = load(model)
+    first = submit(engine)
+    run(engine)
+    events(first)
+    turn = Request("2", [*first.prompt_tokens, *b"yes", *b" and", 258], SamplingParams(max_tokens=8))
+    engine.submit([turn])
+    run(engine)
+    assert outcome(turn)[1].n_cached_tokens == len(first.prompt_tokens) + 3
+
+
+def test_same_prompt_again_computes_only_its_last_token():
+    model = FakeModel()
+    engine = load(model)
+    first, again = submit(engine), None
+    run(engine)
+    again = submit(engine)
+    run(engine)
+    assert outcome(first)[0] == outcome(again)[0]
+    model.batches.clear()
+    third = submit(engine, max_tokens=1)
+    run(engine)
+    assert outcome(third)[1].n_cached_tokens == 10 and model.batches == [1]
+
+
+def test_model_that_cannot_share_computes_everything_again():
+    engine = load(FakeModel(shares=False))
+    for _ in range(2):
+        request = submit(engine)
+        run(engine)
+        text, end = outcome(request)
+        assert text == "You said: hi" and end.n_cached_tokens == 0
+
+
+def test_full_cache_puts_the_youngest_back_and_nothing_is_lost():
+    metrics = Metrics()
+    model = FakeModel(lambda prompt: "y" * 60, n_context=100, n_cells=110)
+    engine = load(model, metrics=metrics)
+    requests = [submit(engine, word, max_tokens=60) for word in ("a", "b")]
+    run(engine)
+    assert [outcome(request)[0] for request in requests] == ["y" * 60] * 2
+    assert b"llm_preemptions_total 0.0" not in metrics.text()
+
+
+def test_retired_sequences_give_way_to_new_requests():
+    model = FakeModel(lambda prompt: "y", n_context=100, n_cells=200, n_sequences=4)
+    engine = load(model)
+    for i in range(20):
+        request = submit(engine, chr(97 + i) * 60)
+        run(engine, 12)
+        assert outcome(request)[0] == "y"
+
+
+def test_no_room_in_the_model_is_not_a_fault():
+    """Its own count may be stricter than ours."""
+    model = FakeModel(lambda prompt: "yes")
+    engine = load(model)
+    requests = [submit(engine, word) for word in ("a", "b")]
+    run(engine, 2)
+    model.fault = NoRoom("full")
+    run(engine)
+    assert [outcome(request)[0] for request in requests] == ["yes", "yes"]
+
+
+def test_wait_beyond_the_limit_is_refused_with_the_time():
+    engine = load(FakeModel(), max_wait_s=30, max_queue=50, max_streams=1, step_s=20)
+    engine._cost.measured(16, 16.0)  # a second per token: a prompt of 11 takes 11 s
+    submit(engine, "x" * 50)  # alone, so it is taken
+    with pytest.raises(QueueFull, match="LLM_MAX_WAIT_S=30") as caught:
+        submit(engine, "x" * 50)
+    assert caught.value.retry_after_s >= 50
+
+
+def test_queue_is_bounded_in_tokens():
+    engine = load(FakeModel(), max_queue_tokens=100, max_queue=50, max_streams=1)
+    submit(engine)
+    with pytest.raises(QueueFull, match="LLM_MAX_QUEUE_TOKENS=100"):
+        submit(engine, "x" * 95)
+
+
+def test_group_is_accepted_whole_or_not_at_all():
+    engine = load(FakeModel(), max_queue=1, max_streams=1)
+    group = [make_request(engine, "x") for _ in range(3)]
+    with pytest.raises(QueueFull):
+        engine.submit(group)
+    assert engine.n_waiting == 0
+    engine.submit(group[:2])
+    assert engine.n_waiting == 2
+
+
+def test_progress_is_told_to_who_asked():
+    model = FakeModel(lambda prompt: "y", max_batch=16)
+    engine = load(model, max_streams=1)
+    submit(engine, "first")
+    second = make_request(engine, "x" * 40)
+    second.wants_progress = True
+    engine.submit([second])
+    run(engine, 60)
+    got = events(second)
+    progress = [event for event in got if isinstance(event, Progress)]
+    assert progress[0].place == 1 and progress[0].n_computed == 0
+    computed = [event.n_computed for event in progress if event.place == 0]
+    assert computed == sorted(computed) and computed[0] > 0 and computed[-1] < len(second.prompt_tokens)
+    assert isinstance(got[-2], Piece) and isinstance(got[-1], Done)
+
+
+def test_logprobs_come_with_the_text_they_belong_to():
+    engine = load(FakeModel(lambda prompt: "ab"))
+    request = submit(engine, n_logprobs=2)
+    run(engine)
+    first, second, _ = events(request)
+    assert [first.text, second.text] == ["a", "b"]
+    assert [entry.data for entry in first.logprobs] == [b"a"]
+    assert [data for _, data, _ in first.logprobs[0].top] == [b"a", b"b"]
+
+
+def test_system_prompt_is_computed_once_and_never_evicted(tmp_path: Path):
+    model = FakeModel(lambda prompt: "y", n_sequences=4, n_cells=300, n_context=200)
+    engine = load(model, system_prompt="s" * 50, state_dir=tmp_path)
+    n_system = engine.model.n_used_cells
+    assert n_system >= 50
+    for i in range(8):
+        messages = [{"role": "system", "content": "s" * 50}, {"role": "user", "content": chr(97 + i) * 60}]
+        request = Request("r", engine.prompter.encode_chat(messages), SamplingParams(max_tokens=5))
+        engine.submit([request])
+        run(engine, 20)
+        assert outcome(request)[1].n_cached_tokens >= n_system
+    again = load(FakeModel(), system_prompt="s" * 50, state_dir=tmp_path)
+    assert again.model.n_used_cells == n_system and again.model.batches == [6]  # only the warm-up
+
+
+def test_machine_is_measured_when_idle_and_remembered(tmp_path: Path):
+    ticks = itertools.count()
+    model = FakeModel(max_batch=16)
+    engine = load(model, clock=lambda: next(ticks) * 0.1, measures=True, max_streams=None, state_dir=tmp_path)
+    run(engine, 20)
+    (file,) = tmp_path.glob("steps-*.json")
+    assert json.loads(file.read_text()) == {str(n): 0.1 for n in (1, 2, 4, 8, 12, 16)}
+    assert engine.max_streams == 8  # half of the fake's sequences
+    model = FakeModel(max_batch=16)
+    run(load(model, measures=True, state_dir=tmp_path), 5)
+    assert model.batches == [6]
+
+
+def test_request_interrupts_the_measuring():
+    model = FakeModel(lambda prompt: "yes")
+    engine = load(model, measures=True)
+    run(engine, 1)
+    request = submit(engine)
+    run(engine, 5)
+    assert outcome(request)[0] == "yes"
+
+
+def test_guesses_do_not_change_the_answer():
+    text = "the cat sat on the mat and the cat sat on the mat and the cat sat on the mat. " * 2
+    answers, steps = [], []
+    for speculates in (False, True):
+        ticks = itertools.count()
+        model = FakeModel(lambda prompt: text)
+        engine = load(model, speculates=speculates, clock=ticks.__next__, timeout_s=1e9)
+        for rows in (1, 2, 4, 8):
+            engine._cost.measured(rows, 1)  # a guess costs nothing here
+        request = submit(engine, "say it", max_tokens=len(text) - 3)
+        model.batches.clear()
+        run(engine)
+        text_said, end = outcome(request)
+        answers.append((text_said, end.reason, end.n_output_tokens))
+        steps.append(len(model.batches))
+        assert model.n_used_cells == len(request.prompt_tokens) + len(text) - 3 - 1
+    assert answers[0] == answers[1]
+    assert steps[1] < steps[0] * 0.6
+
+
 ACTIONS = st.lists(
     st.one_of(
-        st.tuples(st.just("submit"), st.integers(1, 8)),
+        st.tuples(st.just("submit"), st.tuples(st.text("ab", min_size=1, max_size=30), st.integers(1, 20))),
         st.tuples(st.just("step"), st.integers(1, 12)),
         st.tuples(st.just("cancel"), st.integers(0, 9)),
         st.tuples(st.just("fault"), st.sampled_from([ModelError, ZeroDivisionError])),
@@ -345,21 +612,31 @@ ACTIONS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow])
-@given(ACTIONS, st.integers(0, 3))
-def test_every_accepted_request_has_exactly_one_end(actions: list[tuple[str, Any]], max_queue: int):
-    """Whatever happens in whatever order: pieces, then one Done or Failed; and nothing stays open in the model."""
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@given(ACTIONS, st.integers(0, 3), st.integers(1, 4), st.integers(60, 200), st.booleans(), st.booleans())
+def test_every_accepted_request_has_exactly_one_end(
+    actions: list[tuple[str, Any]], max_queue: int, max_streams: int, n_cells: int, shares: bool, speculates: bool
+):
+    """Whatever happens in whatever order: pieces, then one Done or Failed; what is done says what the fake model says
+    alone; cells are counted right, and nothing stays open in the model."""
     clock = FakeClock()
-    model = FakeModel(n_context=40)
-    engine = load(model, clock=clock, max_queue=max_queue)
+    model = FakeModel(n_context=60, n_cells=n_cells, n_sequences=max_streams * 2, shares=shares)
+    limits = {"max_queue": max_queue, "max_streams": max_streams, "speculates": speculates, "timeout_s": 240}
+    engine = load(model, clock=clock, **limits)
+    for rows in (1, 2, 4, 8, 16):
+        engine._cost.measured(rows, 0.01)
     accepted: list[Request] = []
     try:
         for action, value in actions:
             if action == "submit":
+                prompt, n = value
                 with contextlib.suppress(QueueFull, Draining):
-                    accepted.append(submit(engine, "x", max_tokens=value))
+                    accepted.append(submit(engine, prompt, max_tokens=n))
             elif action == "step":
-                run(engine, value)
+                for _ in range(value):
+                    engine.step(idle_s=0)
+                    assert engine._cache.count_cells() == model.n_used_cells <= n_cells
+                    assert engine._cache.n_free_sequences + len(engine._cache.sequences) == model.n_sequences
             elif action == "cancel" and accepted:
                 engine.cancel(accepted[value % len(accepted)])
             elif action == "fault":
@@ -374,4 +651,10 @@ def test_every_accepted_request_has_exactly_one_end(actions: list[tuple[str, Any
     for request in accepted:
         got = events(request)
         assert [isinstance(event, Piece) for event in got] == [True] * (len(got) - 1) + [False]
+        text = "".join(piece.text for piece in got[:-1])
+        prompt = bytes(token for token in request.prompt_tokens if token < 256).decode()
+        alone = echo(prompt)
+        assert alone.startswith(text)
+        if isinstance(got[-1], Done):
+            assert text == alone[: request.params.max_tokens]
     assert model.n_open_samplers == 0 and model.is_closed

@@ -186,7 +186,7 @@ def test_watchdog_is_fed_while_the_engine_lives(tmp_path: Path):
 def test_watchdog_starves_when_the_engine_hangs(tmp_path: Path):
     with ready(tmp_path, WATCHDOG_USEC="400000") as process:
         stream(process, [])
-        wait_until(lambda: "llm_running 1.0" in httpx.get(process.url + "/metrics").text)
+        wait_until(lambda: "llm_requests_running 1.0" in httpx.get(process.url + "/metrics").text)
         process.notify.settimeout(3)  # the engine beats every second when it can
         with pytest.raises(TimeoutError):
             while True:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -15,8 +17,8 @@ import pytest
 
 from service import library
 from service.config import MAX_AUTO_CONTEXT
-from service.errors import ModelError, ModelFatal
-from service.model import Entry, LlamaModel, read_ahead
+from service.errors import ModelError, ModelFatal, NoRoom
+from service.model import Chunk, LlamaModel, read_ahead
 from service.prompt import Prompter
 from service.request import SamplingParams
 from tests.service.door import run_service, wait_until
@@ -46,26 +48,25 @@ def model() -> Iterator[LlamaModel]:
     model.close()
 
 
-def generate(model: LlamaModel, tokens: list[int], n: int, params: SamplingParams = GREEDY, seed: int = 0) -> list[int]:
-    """What the engine does, in its simplest form."""
-    sampler = model.make_sampler(params, seed)
+def generate(
+    model: LlamaModel, tokens: list[int], n: int, params: SamplingParams = GREEDY, seed: int = 0, start: int = 0
+) -> list[int]:
+    """What the engine does, in its simplest form, in sequence 0. start: tokens that are computed already."""
+    sampler = model.make_sampler(params, seed, tokens)
     said: list[int] = []
-    start = 0
     tokens = list(tokens)
     try:
         while len(said) < n:
             part = tokens[start : start + model.max_batch]
             end = start + len(part)
-            model.decode(
-                [Entry(token, start + i, wants_logits=start + i == len(tokens) - 1) for i, token in enumerate(part)]
-            )
+            model.decode([Chunk(0, start, part, int(end == len(tokens)))])
             start = end
             if start == len(tokens):
                 said.append(sampler.sample(len(part) - 1))
                 tokens.append(said[-1])
     finally:
         sampler.close()
-        model.forget(0)
+        model.forget(0, 0)
     return said
 
 
@@ -102,7 +103,7 @@ def test_greedy_answer_is_always_the_same(model: LlamaModel):
 
 def test_seed_decides_the_draw(model: LlamaModel):
     tokens = Prompter(model).encode("a")
-    hot = SamplingParams(max_tokens=9, temperature=2.0, top_p=1.0, top_k=0)
+    hot = SamplingParams(max_tokens=9, temperature=2.0, top_p=1.0, top_k=0, min_p=0)
     draws = [tuple(generate(model, tokens, 9, hot, seed)) for seed in (1, 1, 2, 3)]
     assert draws[0] == draws[1] and len(set(draws)) > 1
 
@@ -133,33 +134,155 @@ def test_prompt_of_several_batches_says_the_same():
 
 
 @pytest.mark.parametrize(
-    ("batch", "message"),
+    ("chunks", "message"),
     [
-        ([], "a batch of 0 tokens: must be 1 to"),
-        ([Entry(1, i) for i in range(1000)], "a batch of 1000 tokens: must be 1 to"),
-        ([Entry(10**8, 0)], "llama_decode answered -1 for 1 tokens: invalid batch"),
-        ([Entry(1, 5, 9)], "llama_decode answered -1 for 1 tokens: invalid batch"),
+        ([], "a step of 0 rows: must be 1 to"),
+        ([Chunk(0, 0, [1] * 1000)], "a step of 1000 rows: must be 1 to"),
+        ([Chunk(0, 0, [10**8])], "llama_decode answered -1 for 1 tokens: invalid batch"),
+        ([Chunk(0, 0, [1]), Chunk(1, 0, [1, -5])], "llama_decode answered -1 for 3 tokens: invalid batch"),
     ],
 )
-def test_refused_batch_is_an_error_and_the_model_goes_on(model: LlamaModel, batch: list[Entry], message: str):
+def test_refused_step_is_an_error_and_the_model_goes_on(model: LlamaModel, chunks: list[Chunk], message: str):
     before = generate(model, [1, 2, 3], 3)
     with pytest.raises(ModelError, match=message) as caught:
-        model.decode(batch)
+        model.decode(chunks)
     assert not isinstance(caught.value, ModelFatal)
     assert generate(model, [1, 2, 3], 3) == before
 
 
 def test_full_cache_is_an_error_and_the_model_goes_on():
     """llama.cpp rounds the context up to 256 cells, so it is full later than n_context says."""
-    model = make(n_context=64, max_batch=64)
+    model = make(n_context=64, n_cells=64, max_batch=64)
     try:
-        with pytest.raises(ModelError, match="answered 1 for 64 tokens: no room in the KV cache"):
+        with pytest.raises(NoRoom, match="answered 1 for 64 tokens: no room in the KV cache"):
             for start in range(0, 1024, 64):
-                model.decode([Entry(1, start + i) for i in range(64)])
-        model.forget(0)
+                model.decode([Chunk(0, start, [1] * 64)])
+        assert start == model.n_cells
+        model.forget(0, 0)
         assert len(generate(model, [1, 2, 3], 3)) == 3
     finally:
         model.close()
+
+
+def test_streams_in_one_step_say_what_each_says_alone(model: LlamaModel):
+    prompts = [
+        Prompter(model).encode_chat([{"role": "user", "content": word}]) for word in ("What is Llamakiln?", "Hi")
+    ]
+    alone = [generate(model, prompt, 8) for prompt in prompts]
+    samplers = [model.make_sampler(GREEDY, 0, prompt) for prompt in prompts]
+    said: list[list[int]] = [[], []]
+    chunks = [Chunk(i, 0, prompt, 1) for i, prompt in enumerate(prompts)]
+    for _ in range(8):
+        model.decode(chunks)
+        row = -1
+        for i, chunk in enumerate(chunks):
+            row += len(chunk.tokens)
+            said[i].append(samplers[i].sample(row))
+        chunks = [Chunk(i, len(prompts[i]) + len(said[i]) - 1, said[i][-1:], 1) for i in range(2)]
+    for sampler in samplers:
+        sampler.close()
+    assert said == alone
+
+
+def test_copy_continues_like_the_original(model: LlamaModel):
+    tokens = Prompter(model).encode_chat([{"role": "user", "content": "What is Llamakiln?"}])
+    alone = generate(model, tokens, 8)
+    model.decode([Chunk(5, 0, tokens[:-1])])
+    model.copy(5, 0, len(tokens) - 1)
+    assert model.forget(5, 0)
+    assert generate(model, tokens, 8, start=len(tokens) - 1) == alone
+
+
+def test_saved_prefix_is_read_back_for_the_same_tokens_only(model: LlamaModel, tmp_path: Path):
+    tokens = Prompter(model).encode_chat([{"role": "user", "content": "What is Llamakiln?"}])
+    alone = generate(model, tokens, 8)
+    model.decode([Chunk(3, 0, tokens[:-1])])
+    model.save(3, tokens[:-1], tmp_path / "prefix.bin")
+    other = make()
+    assert not other.restore(0, tokens[:-2], tmp_path / "prefix.bin")
+    (tmp_path / "broken.bin").write_bytes((tmp_path / "prefix.bin").read_bytes()[:100])
+    assert not other.restore(0, tokens[:-1], tmp_path / "broken.bin")
+    assert other.restore(0, tokens[:-1], tmp_path / "prefix.bin")
+    assert generate(other, tokens, 8, start=len(tokens) - 1) == alone
+    other.close()
+
+
+def test_grammar_binds_the_answer(model: LlamaModel):
+    tokens = Prompter(model).encode("Is it?")
+    bound = SamplingParams(max_tokens=9, temperature=1.5, grammar='root ::= ("yes" | "no") "!"')
+    for seed in range(5):
+        assert until_end(model, tokens, bound, seed) in (b"yes!", b"no!")
+
+
+def until_end(model: LlamaModel, tokens: list[int], params: SamplingParams, seed: int = 0) -> bytes:
+    sampler, said = model.make_sampler(params, seed, tokens), b""
+    model.decode([Chunk(0, 0, tokens, 1)])
+    row, n = len(tokens) - 1, len(tokens)
+    while not model.is_end(token := sampler.sample(row)) and n < 200:
+        said += model.token_bytes(token)
+        model.decode([Chunk(0, n, [token], 1)])
+        row, n = 0, n + 1
+    sampler.close()
+    model.forget(0, 0)
+    return said
+
+
+def test_json_schema_binds_the_answer(model: LlamaModel):
+    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
+    bound = SamplingParams(max_tokens=99, temperature=0, grammar=model.json_grammar(schema))
+    said = json.loads(until_end(model, Prompter(model).encode("Is it?"), bound))
+    assert list(said) == ["ok"] and isinstance(said["ok"], bool)
+
+
+@pytest.mark.parametrize("grammar", ["", "answer ::= [a-z]", "root ::= nothing", "root ::= root root"])
+def test_unusable_grammar_is_refused(model: LlamaModel, grammar: str):
+    with pytest.raises(ValueError, match="cannot parse this grammar"):
+        model.check_grammar(grammar)
+
+
+def test_logprobs_add_up_and_name_the_choice(model: LlamaModel):
+    tokens = Prompter(model).encode_chat([{"role": "user", "content": "What is Llamakiln?"}])
+    model.decode([Chunk(0, 0, tokens, 1)])
+    sampler = model.make_sampler(GREEDY, 0, tokens)
+    token = sampler.sample(len(tokens) - 1)
+    entry = model.logprob(len(tokens) - 1, token, model.n_vocab)
+    sampler.close()
+    assert entry.top[0][0] == token and entry.top[0][2] == entry.logprob
+    assert math.isclose(sum(math.exp(logprob) for _, _, logprob in entry.top), 1, rel_tol=1e-6)
+    assert model.logprob(len(tokens) - 1, token, 0).top == ()
+
+
+def test_bias_can_forbid_a_token(model: LlamaModel):
+    tokens = Prompter(model).encode_chat([{"role": "user", "content": "What is Llamakiln?"}])
+    first = generate(model, tokens, 1)[0]
+    assert (
+        generate(model, tokens, 1, SamplingParams(max_tokens=1, temperature=0, logit_bias=((first, -100.0),)))[0]
+        != first
+    )
+
+
+@pytest.mark.parametrize("name", ["repeat_penalty", "frequency_penalty", "presence_penalty"])
+def test_penalty_breaks_a_loop(model: LlamaModel, name: str):
+    loop = model.tokenize("a a a a a a a a a a a a", add_special=True, parse_special=False)
+    biased = tuple((token, 50.0) for token in set(loop[1:]))  # without a penalty it says nothing else
+    assert len(set(generate(model, loop, 6, SamplingParams(6, temperature=0, logit_bias=biased)))) <= 2
+    penal = SamplingParams(6, temperature=0, logit_bias=((loop[-1], 1.0),), **{name: 2.0})
+    assert generate(model, loop, 12, penal).count(loop[-1]) <= 2
+
+
+def test_file_recommends_its_sampling(model: LlamaModel):
+    assert model.sampling_defaults == {"temperature": 0.0}
+
+
+@pytest.mark.parametrize(
+    "changes", [{"cache_type": "q8_0"}, {"has_flash_attention": False}, {"repacks": False}, {"n_threads": 2}]
+)
+def test_settings_of_speed_do_not_change_what_it_is_about(changes: dict[str, Any]):
+    model = make(**changes)
+    tokens = Prompter(model).encode_chat([{"role": "user", "content": "What is Llamakiln?"}])
+    said = b"".join(map(model.token_bytes, generate(model, tokens, 24)))
+    model.close()
+    assert b"Llamakiln" in said
 
 
 def test_context_is_the_models_or_what_is_asked():

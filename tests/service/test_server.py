@@ -54,8 +54,8 @@ def n_gone(service: Running) -> float:
 @pytest.mark.parametrize("stream", [False, True])
 def test_vanished_client_frees_the_engine(held: Running, gate: Gate, stream: bool):
     client = post_raw(held, {"prompt": "x", "stream": stream})
-    wait_until(lambda: held.engine._run is not None)
-    running = held.engine._run.request
+    wait_until(lambda: held.engine.n_running)
+    running = held.engine._runs[0].request
     client.close()
     wait_until(lambda: running.is_cancelled)
     gate.open(1)  # the step that was under way
@@ -70,7 +70,7 @@ def test_client_that_vanishes_in_the_middle_of_a_stream_frees_the_engine(held: R
     while b'"text":"o"' not in received:
         received += client.recv(4096)
     client.close()
-    running = held.engine._run.request
+    running = held.engine._runs[0].request
     wait_until(lambda: running.is_cancelled)
     gate.open(2)
     wait_until(lambda: n_gone(held) == 1)
@@ -78,7 +78,7 @@ def test_client_that_vanishes_in_the_middle_of_a_stream_frees_the_engine(held: R
 
 def test_client_that_vanishes_in_the_queue_gives_its_place_back(held: Running):
     clients = [post_raw(held, {"prompt": "x"})]
-    wait_until(lambda: held.engine._run is not None)
+    wait_until(lambda: held.engine.n_running)
     clients += [post_raw(held, {"prompt": "x"}) for _ in range(2)]
     wait_until(lambda: held.engine.n_waiting == 2)
     assert httpx.post(held.url + "/generate", json={"prompt": "x"}).status_code == 503
@@ -136,7 +136,7 @@ def test_bad_http_is_a_json_400(held: Running, data: bytes):
 
 def test_flushed_means_every_answer_was_written(held: Running, gate: Gate):
     client = post_raw(held, {"prompt": "x"})
-    wait_until(lambda: held.engine._run is not None)
+    wait_until(lambda: held.engine.n_running)
     assert not held.server.wait_flushed(0.05)
     gate.open_for_ever()
     assert held.server.wait_flushed(10)

@@ -1,0 +1,212 @@
+"""Which computed sequence shares the longest prefix with a request, and what to forget when room is needed.
+
+A sequence is a list of tokens of which the first n_computed are in the model's memory. A busy one belongs to a running
+request; a retired one stays as cache until its room or its number is needed, least recently used first; a pinned one
+stays for good. A new request continues the sequence that shares most with it, or starts with a copy of the shared
+part: in a unified cache a copy shares the cells, so it costs nothing.
+
+Cells are counted without asking the model: whoever first computes from position p on owns what follows, and every other
+holder of it has a beginning of it, because copies always start at position 0. So the cells in use are, for each owner,
+those of the holder that reaches farthest.
+
+Knows tokens as integers, and the three calls of Memory. Knows nothing of requests, text, threads or clocks. Called only
+from the engine thread.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+MIN_WAIT_TOKENS = 32  # a prefix that somebody else is about to compute is waited for from this length on
+
+
+class Memory(Protocol):
+    """What the cache needs of the model. Sequences are numbers below n_sequences."""
+
+    def copy(self, source: int, target: int, n: int) -> None:
+        """Let the empty sequence `target` begin with the first n tokens of `source`."""
+
+    def forget(self, sequence: int, start: int) -> bool:
+        """Drop a sequence from position `start` on. False: this model cannot drop a part, nothing was done."""
+
+
+@dataclass(eq=False)
+class Sequence:
+    """tokens: what is computed (the first n_computed) and what is still to be. spans: (owner, first position)."""
+
+    id: int
+    tokens: list[int] = field(default_factory=list)
+    n_computed: int = 0
+    is_busy: bool = False
+    is_pinned: bool = False
+    used_at: int = 0
+    spans: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def n_gap(self) -> int:
+        return len(self.tokens) - self.n_computed
+
+
+@dataclass(frozen=True)
+class Match:
+    """source: the sequence with the longest computed common prefix, n tokens of it. leader: a busy sequence that is
+    about to have a longer one, n_leader tokens, worth waiting for."""
+
+    source: Sequence | None
+    n: int
+    leader: Sequence | None = None
+    n_leader: int = 0
+
+
+class PrefixCache:
+    """n_sequences: numbers the model knows. n_cells: tokens its memory holds. shares: False for models that cannot keep
+    a part of a sequence (recurrent ones), which then never reuse anything."""
+
+    def __init__(self, memory: Memory, n_sequences: int, n_cells: int, *, shares: bool = True) -> None:
+        self._memory = memory
+        self._n_cells = n_cells
+        self._shares = shares
+        self._free = list(range(n_sequences - 1, -1, -1))
+        self._live: dict[int, Sequence] = {}
+        self._tick = 0
+        self._n_owners = 0
+
+    @property
+    def n_cells(self) -> int:
+        return self._n_cells
+
+    @property
+    def n_free_sequences(self) -> int:
+        return len(self._free)
+
+    @property
+    def sequences(self) -> list[Sequence]:
+        return list(self._live.values())
+
+    def count_cells(self, *, is_evictable_free: bool = False) -> int:
+        """Cells in use; with is_evictable_free those that only retired sequences hold count as free."""
+        reach: dict[int, int] = {}
+        total = 0
+        for sequence in self._live.values():
+            if is_evictable_free and not (sequence.is_busy or sequence.is_pinned):
+                continue
+            ends = [start for _, start in sequence.spans[1:]] + [sequence.n_computed]
+            for (owner, start), end in zip(sequence.spans, ends, strict=True):
+                size = end - start
+                if size > reach.get(owner, 0):
+                    total += size - reach.get(owner, 0)
+                    reach[owner] = size
+        return total
+
+    def match(self, tokens: list[int]) -> Match:
+        """At least the last token is left to compute, because its logits are needed."""
+        best, n_best, leader, n_leader = None, 0, None, 0
+        limit = len(tokens) - 1
+        if not self._shares:
+            return Match(None, 0)
+        for sequence in self._live.values():
+            n_common = count_common(sequence.tokens, tokens, limit)
+            n = min(n_common, sequence.n_computed)
+            if n > n_best or (n and n == n_best and best and best.is_busy and not sequence.is_busy):
+                best, n_best = sequence, n
+            if n_common > max(n, n_leader) and sequence.is_busy:
+                leader, n_leader = sequence, n_common
+        if n_leader - n_best < MIN_WAIT_TOKENS:
+            leader, n_leader = None, 0
+        return Match(best, n_best, leader, n_leader)
+
+    def open(self, tokens: list[int], match: Match) -> Sequence | None:
+        """A busy sequence for these tokens that begins with what matched; None if all sequences are busy or pinned.
+
+        The list stays the caller's: what is appended to it is to be computed too.
+        """
+        source, n = match.source, match.n
+        self._tick += 1
+        if source:
+            source.used_at = self._tick
+        if source and not source.is_busy and not source.is_pinned and n == source.n_computed:
+            self._continue(source, n)  # nothing of it is lost
+            return self._occupy(source, tokens)
+        if not self._free and not self._evict_oldest(keep=source):
+            if source is None or source.is_busy or source.is_pinned:
+                return None
+            if not self._memory.forget(source.id, n):  # the last one left: give up what differs
+                self.drop(source)
+                return self.open(tokens, Match(None, 0))
+            self._continue(source, n)
+            return self._occupy(source, tokens)
+        sequence = Sequence(self._free.pop())
+        self._live[sequence.id] = sequence
+        if source and n:
+            self._memory.copy(source.id, sequence.id, n)
+            sequence.spans = list(source.spans)
+        self._continue(sequence, n)
+        return self._occupy(sequence, tokens)
+
+    def retire(self, sequence: Sequence) -> None:
+        """Its request ended: what is computed stays as cache."""
+        sequence.is_busy = False
+        sequence.tokens = sequence.tokens[: sequence.n_computed]
+        self._tick += 1
+        sequence.used_at = self._tick
+        if not sequence.tokens or not self._shares:
+            self.drop(sequence)
+
+    def trim(self, sequence: Sequence, n: int) -> None:
+        """Forget a busy sequence's computed tokens from position n on; the tokens stay, to be computed again."""
+        if n < sequence.n_computed:
+            if not self._memory.forget(sequence.id, n):
+                self._memory.forget(sequence.id, 0)
+                n = 0
+            self._continue(sequence, n)
+
+    def drop(self, sequence: Sequence) -> None:
+        """Forget all of it."""
+        self._memory.forget(sequence.id, 0)
+        del self._live[sequence.id]
+        sequence.n_computed = 0
+        sequence.spans = []
+        self._free.append(sequence.id)
+
+    def make_room(self, n_new: int) -> bool:
+        """Evict retired sequences until n_new more tokens fit. False if they do not, even so."""
+        if sum(sequence.n_computed for sequence in self._live.values()) + n_new <= self._n_cells:
+            return True  # an upper bound, and cheap
+        while self.count_cells() + n_new > self._n_cells:
+            if not self._evict_oldest():
+                return False
+        return True
+
+    def _continue(self, sequence: Sequence, n: int) -> None:
+        """From position n on the sequence computes for itself."""
+        sequence.n_computed = n
+        self._n_owners += 1
+        sequence.spans = [*((owner, start) for owner, start in sequence.spans if start < n), (self._n_owners, n)]
+
+    def _occupy(self, sequence: Sequence, tokens: list[int]) -> Sequence:
+        sequence.tokens = tokens
+        sequence.is_busy = True
+        sequence.used_at = self._tick
+        return sequence
+
+    def _evict_oldest(self, keep: Sequence | None = None) -> bool:
+        retired = [s for s in self._live.values() if not (s.is_busy or s.is_pinned or s is keep)]
+        if not retired:
+            return False
+        self.drop(min(retired, key=lambda sequence: sequence.used_at))
+        return True
+
+
+def count_common(a: list[int], b: list[int], limit: int) -> int:
+    """Length of the common prefix of a and b, at most limit. Halves the range and compares slices, which is C."""
+    low, high = 0, min(len(a), len(b), limit)
+    if high <= 0 or a[0] != b[0]:
+        return 0
+    while low < high:
+        middle = (low + high + 1) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low

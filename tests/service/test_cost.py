@@ -1,0 +1,85 @@
+"""What a step costs, from measurements given by hand."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from service.cost import BLIND_PROMPT_ROWS, BLIND_ROWS, GRID, MAX_STREAMS, StepCost, load_points, save_points
+
+# Rows: seconds; 2 cores of EPYC Zen 4, TinyLlama's shape (house measurements of November 2026, rounded)
+MEASURED = {1: 0.026, 2: 0.043, 4: 0.063, 8: 0.129, 16: 0.163, 32: 0.25, 64: 0.5, 128: 1.0}
+
+
+def test_nothing_known_is_a_cautious_guess():
+    cost = StepCost(0.2, 256)
+    assert cost.budget(has_streams=True) == BLIND_ROWS and cost.budget(has_streams=False) == BLIND_PROMPT_ROWS
+    assert cost.seconds(5) is None and cost.row_s() is None and cost.choose_streams() == MAX_STREAMS
+
+
+def test_budget_is_the_most_rows_within_the_goal():
+    assert StepCost(0.2, 256, MEASURED).budget(has_streams=True) == 16
+    assert StepCost(0.3, 256, MEASURED).budget(has_streams=True) == 32
+
+
+def test_without_streams_steps_may_be_longer():
+    assert StepCost(0.2, 256, MEASURED).budget(has_streams=False) == 128
+    assert StepCost(0.2, 64, MEASURED).budget(has_streams=False) == 64
+
+
+def test_one_known_small_step_does_not_make_all_steps_small():
+    assert StepCost(0.2, 256, {1: 0.026}).budget(has_streams=True) == BLIND_ROWS
+
+
+def test_machine_too_slow_for_the_goal_still_works():
+    assert StepCost(0.01, 256, MEASURED).budget(has_streams=True) == 1
+
+
+def test_cost_between_two_sizes_is_the_larger_ones():
+    cost = StepCost(0.2, 256, MEASURED)
+    assert cost.seconds(9) == 0.163 and cost.seconds(256) == pytest.approx(2.0)
+
+
+def test_streams_are_as_many_as_pay():
+    assert StepCost(0.2, 256, MEASURED).choose_streams() == 16
+    flat = {1: 0.01, 2: 0.02, 4: 0.04, 8: 0.08, 16: 0.16}
+    assert StepCost(0.2, 256, flat).choose_streams() == 1
+
+
+def test_real_steps_correct_the_measurement():
+    cost = StepCost(0.2, 256, MEASURED)
+    for _ in range(100):
+        cost.observe(16, 0.3)
+    assert cost.seconds(16) == pytest.approx(0.3, rel=0.01) and cost.budget(has_streams=True) == 8
+
+
+def test_measuring_ends_with_the_grid_or_with_a_long_step():
+    cost = StepCost(0.2, 64)
+    assert cost.missing == [rows for rows in GRID if rows <= 64]
+    for rows in list(cost.missing):
+        cost.measured(rows, 0.01)
+    assert cost.missing == []
+    assert StepCost(0.2, 256, MEASURED).missing == []
+
+
+def test_measurement_is_kept(tmp_path: Path):
+    save_points(tmp_path / "steps.json", MEASURED)
+    assert load_points(tmp_path / "steps.json") == MEASURED
+    assert [path.name for path in tmp_path.iterdir()] == ["steps.json"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"1": "x"}', '{"7": 0.1}', '{"1": -1}', '{"1": null}'])
+def test_damaged_file_is_not_used(tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture):
+    (tmp_path / "steps.json").write_text(text)
+    assert load_points(tmp_path / "steps.json") == {}
+    assert "not used" in caplog.text
+
+
+def test_disk_that_cannot_be_written_is_no_fault(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.WARNING)
+    save_points(tmp_path / "nowhere" / "steps.json", MEASURED)
+    assert "not saved" in caplog.text
+    assert load_points(None) == {}
+    save_points(None, MEASURED)

@@ -1,0 +1,184 @@
+"""Shared prefixes and the count of cells, with plain integers; the model's memory is FakeModel's."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from service.model import Chunk
+from service.prefix import MIN_WAIT_TOKENS, Match, PrefixCache, Sequence, count_common
+from tests.fakes import FakeModel
+
+
+def make(n_sequences: int = 4, n_cells: int = 400, **changes: bool) -> tuple[PrefixCache, FakeModel]:
+    model = FakeModel(n_context=200, n_cells=n_cells, n_sequences=n_sequences, max_batch=200, **changes)
+    return PrefixCache(model, n_sequences, n_cells, shares=model.shares), model
+
+
+def compute(cache: PrefixCache, model: FakeModel, tokens: list[int], n: int | None = None) -> Sequence:
+    """Open a sequence for these tokens and compute n of the gap (all by default)."""
+    sequence = cache.open(list(tokens), cache.match(tokens))
+    assert sequence
+    advance(model, sequence, sequence.n_gap if n is None else n)
+    return sequence
+
+
+def advance(model: FakeModel, sequence: Sequence, n: int) -> None:
+    if n:
+        start = sequence.n_computed
+        model.decode([Chunk(sequence.id, start, sequence.tokens[start : start + n])])
+        sequence.n_computed += n
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "limit", "expected"),
+    [
+        ([], [1], 5, 0),
+        ([1, 2, 3], [1, 2, 4], 9, 2),
+        ([1, 2, 3], [1, 2, 3, 4], 9, 3),
+        ([1, 2, 3], [1, 2, 3], 2, 2),
+        ([2], [1], 9, 0),
+        ([1], [1], 0, 0),
+    ],
+)
+def test_common_prefix_is_counted(a: list[int], b: list[int], limit: int, expected: int):
+    assert count_common(a, b, limit) == expected
+
+
+def test_last_token_is_always_left_to_compute():
+    cache, model = make()
+    cache.retire(compute(cache, model, [1, 2, 3]))
+    assert cache.match([1, 2, 3]).n == 2
+
+
+def test_longest_prefix_wins_busy_or_retired():
+    cache, model = make()
+    cache.retire(compute(cache, model, [1, 2, 3]))
+    busy = compute(cache, model, [1, 2, 3, 4, 5])
+    match = cache.match([1, 2, 3, 4, 5, 6])
+    assert (match.source, match.n) == (busy, 5)
+
+
+def test_busy_prefix_is_copied_and_costs_no_cells():
+    cache, model = make()
+    first = compute(cache, model, [1, 2, 3, 4])
+    second = compute(cache, model, [1, 2, 3, 9])
+    assert first.id != second.id and second.n_computed == 4
+    assert cache.count_cells() == model.n_used_cells == 5
+
+
+def test_retired_sequence_that_is_continued_is_taken_over():
+    cache, model = make()
+    first = compute(cache, model, [1, 2, 3])
+    cache.retire(first)
+    assert compute(cache, model, [1, 2, 3, 4]) is first
+
+
+def test_retired_sequence_that_only_begins_alike_is_kept():
+    cache, model = make()
+    first = compute(cache, model, [1, 2, 3, 4])
+    cache.retire(first)
+    assert compute(cache, model, [1, 2, 9]) is not first
+    assert cache.match([1, 2, 3, 4, 5]).n == 4
+
+
+def test_least_recently_used_is_evicted_first():
+    cache, model = make(n_sequences=3)
+    for tokens in ([1] * 5, [2] * 5, [3] * 5):
+        cache.retire(compute(cache, model, tokens))
+    cache.retire(compute(cache, model, [1] * 6))  # the first was used again
+    compute(cache, model, [4] * 5)
+    assert cache.match([1] * 9).n == 6
+    assert cache.match([2] * 9).n == 0
+
+
+def test_pinned_sequence_stays():
+    cache, model = make(n_sequences=2)
+    system = compute(cache, model, [7] * 50)
+    system.is_pinned, system.is_busy = True, False
+    for i in range(5):
+        cache.retire(compute(cache, model, [7] * 50 + [i] * 9))
+    assert cache.match([7] * 50 + [99]).n == 50
+
+
+def test_room_is_made_only_when_it_is_needed_and_possible():
+    cache, model = make(n_cells=100)
+    cache.retire(compute(cache, model, [1] * 60))
+    compute(cache, model, [2] * 30)
+    assert cache.make_room(10) and cache.match([1] * 61).n == 60
+    assert cache.make_room(11) and cache.match([1] * 61).n == 0
+    assert not cache.make_room(71)
+
+
+def test_prefix_that_another_is_about_to_compute_is_worth_waiting_for():
+    cache, model = make()
+    leader = compute(cache, model, [1] * 100, n=10)
+    match = cache.match([1] * 90 + [2])
+    assert (match.source, match.n, match.leader, match.n_leader) == (leader, 10, leader, 90)
+    advance(model, leader, 90 - 10 - MIN_WAIT_TOKENS + 1)
+    assert cache.match([1] * 90 + [2]).leader is None  # the rest is computed faster than waited for
+
+
+def test_all_busy_is_said():
+    cache, model = make(n_sequences=1)
+    compute(cache, model, [1, 2])
+    assert cache.open([3], cache.match([3])) is None
+
+
+def test_model_that_cannot_share_has_no_cache():
+    cache, model = make(shares=False)
+    cache.retire(compute(cache, model, [1, 2, 3]))
+    assert cache.match([1, 2, 3, 4]) == Match(None, 0) and model.n_used_cells == 0
+
+
+class Machine(RuleBasedStateMachine):
+    """Any order of opening, computing, retiring, trimming and evicting: the cells are what the model says."""
+
+    @initialize(n_sequences=st.integers(1, 5), n_cells=st.integers(40, 120))
+    def begin(self, n_sequences: int, n_cells: int) -> None:
+        self.cache, self.model = make(n_sequences, n_cells)
+        self.busy: list[Sequence] = []
+
+    @rule(tokens=st.lists(st.integers(1, 2), min_size=1, max_size=40))
+    def open(self, tokens: list[int]) -> None:
+        sequence = self.cache.open(tokens, self.cache.match(tokens))
+        if sequence:
+            assert sequence.n_gap >= 1
+            self.busy.append(sequence)
+
+    @precondition(lambda self: self.busy)
+    @rule(data=st.data(), n=st.integers(1, 40))
+    def compute(self, data: st.DataObject, n: int) -> None:
+        sequence = data.draw(st.sampled_from(self.busy))
+        n = min(n, sequence.n_gap)
+        if n and self.cache.make_room(n):
+            advance(self.model, sequence, n)
+
+    @precondition(lambda self: self.busy)
+    @rule(data=st.data())
+    def retire(self, data: st.DataObject) -> None:
+        sequence = data.draw(st.sampled_from(self.busy))
+        self.busy.remove(sequence)
+        self.cache.retire(sequence)
+
+    @precondition(lambda self: self.busy)
+    @rule(data=st.data(), n=st.integers(0, 40))
+    def trim(self, data: st.DataObject, n: int) -> None:
+        self.cache.trim(data.draw(st.sampled_from(self.busy)), n)
+
+    @invariant()
+    def count_is_true(self) -> None:
+        if not hasattr(self, "cache"):
+            return
+        assert self.cache.count_cells() == self.model.n_used_cells
+        assert self.cache.count_cells(is_evictable_free=True) <= self.cache.count_cells() <= self.cache.n_cells
+        assert self.cache.n_free_sequences + len(self.cache.sequences) == self.model.n_sequences
+        for sequence in self.cache.sequences:
+            computed = [cell.token for cell in self.model.computed.get(sequence.id, [])]
+            assert computed == sequence.tokens[: sequence.n_computed]
+
+
+Machine.TestCase.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+test_any_order_of_events = Machine.TestCase
