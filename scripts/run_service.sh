@@ -13,6 +13,10 @@ sets=$("$python" scripts/build_libllama.py native)
 model=$("$python" scripts/fetch_model.py "$1")
 context=$("$python" scripts/catalog.py "$1" | sed -n 's/^ *"context": \([0-9]*\).*/\1/p')
 
+state=$(cache_root)/state
+mkdir -p "$state"
+
 log "http://127.0.0.1:$2/ (Ctrl-C ends it)"
 export LLM_MODEL=$model LLM_MODEL_NAME=$1 LLM_CONTEXT=${LLM_CONTEXT:-$context} LLM_LIB_DIR=$sets LLM_HOST=127.0.0.1 LLM_PORT=$2
+export LLM_STATE_DIR=${LLM_STATE_DIR:-$state}
 exec "$python" -m service

@@ -124,7 +124,7 @@ def test_vanished_client_frees_the_engine(node: tuple[Nginx, Running], gate: Gat
     gate.open(1)
     with httpx.stream("POST", nginx.url + "/generate", json={"prompt": "x", "stream": True}) as reply:
         next(reply.iter_lines())
-    wait_until(lambda: service.engine._run.request.is_cancelled)  # told while no token was made
+    wait_until(lambda: service.engine._runs[0].request.is_cancelled)  # told while no token was made
     gate.open_for_ever()
     assert service.engine.wait_idle(20)
     assert service.metrics.finished.labels("client_gone")._value.get() == 1
