@@ -180,6 +180,7 @@ def run_service(
         max_wait_s=config.max_wait_s,
         timeout_s=config.request_timeout_s,
         system_prompt=config.system_prompt,
+        speculates=False,  # one token for each passing of a gate
         on_ready=ready.set,
         on_fatal=lambda error: ready.set(),
     )
