@@ -54,12 +54,20 @@ class Model(Protocol):
     eos_text: str
     adds_bos: bool
     description: str
+    n_vocab: int
+    sampling_defaults: dict[str, float]
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]: ...
 
     def token_bytes(self, token: int) -> bytes: ...
 
     def is_end(self, token: int) -> bool: ...
+
+    def check_grammar(self, gbnf: str) -> None:
+        """Raises ValueError with the reason if this is no grammar to keep to. Any thread."""
+
+    def json_grammar(self, schema: dict[str, Any] | None) -> str:
+        """JSON Schema -> GBNF; None stands for any JSON object. Raises ValueError with the reason. Any thread."""
 
     def decode(self, batch: Sequence[Entry]) -> None:
         """Compute the batch. Raises ModelError if this batch cannot be computed, ModelFatal if none can any more."""
@@ -108,6 +116,8 @@ class LlamaModel:
         if llama_cpp.llama_model_has_encoder(self._model) or not llama_cpp.llama_model_has_decoder(self._model):
             raise ModelFatal(f"{path}: not a text generation model (it has an encoder or no decoder)")
         self._vocab = llama_cpp.llama_model_get_vocab(self._model)
+        self.n_vocab = llama_cpp.llama_vocab_n_tokens(self._vocab)
+        self.sampling_defaults: dict[str, float] = {}
 
         n_trained = llama_cpp.llama_model_n_ctx_train(self._model)
         self.n_context = n_context or min(n_trained, max_auto_context)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 from service.errors import ModelError
 from service.model import Entry
@@ -32,6 +33,8 @@ class FakeModel:
     it."""
 
     description = "fake"
+    n_vocab = N_TOKENS
+    sampling_defaults: ClassVar[dict[str, float]] = {}
     bos_text = "<s>"
     eos_text = "</s>"
     adds_bos = True
@@ -70,6 +73,15 @@ class FakeModel:
 
     def is_end(self, token: int) -> bool:
         return token == EOS
+
+    def check_grammar(self, gbnf: str) -> None:
+        if "root" not in gbnf:
+            raise ValueError("there is no rule named root")
+
+    def json_grammar(self, schema: dict[str, Any] | None) -> str:
+        if schema and schema.get("type") == "hiccup":
+            raise ValueError("type hiccup is not known")
+        return "root ::= " + ("object" if schema is None else "schema")
 
     def decode(self, batch: Sequence[Entry]) -> None:
         self._check_thread()
