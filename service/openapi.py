@@ -13,7 +13,7 @@ from typing import Any
 from . import schema
 from .config import Config
 from .parameter import Parameter
-from .value import MAX_CHOICES, PROMPTS
+from .value import PROMPTS
 
 VERSION = "1"
 
@@ -97,41 +97,27 @@ def _rules(parameters: Mapping[str, Parameter]) -> list[list[Schema]]:
     """What two parameters forbid each other, as alternatives of which one must hold."""
     rules = []
     if "stream_options" in parameters:
-        rules.append([_with(stream={"const": True}), _without("stream_options")])
+        rules.append([_with(stream={"const": True}), _no("stream_options")])
     if "grammar" in parameters:
-        text = {"properties": {"response_format": {"anyOf": [{"type": "null"}, _only_text()]}}}
-        no_gbnf = {"properties": {"grammar": {"enum": ["", None]}}}
-        rules += [[no_gbnf, text], [no_gbnf, _without("json_schema")], [text, _without("json_schema")]]
-    if "messages" in parameters:
+        no = {"grammar": {"enum": ["", None]}, "json_schema": {"type": "null"}, "response_format": _NO_FORMAT}
+        rules.append([{"properties": {name: no[name] for name in no if name != only}} for only in no])
+    if "top_logprobs" in parameters and parameters["top_logprobs"].schema.get("maximum"):
         rules.append([_with(logprobs={"const": True}), {"properties": {"top_logprobs": {"enum": [0, None]}}}])
-    if parameters.get("prompt") is PROMPTS:
-        n_prompts = sorted({MAX_CHOICES // n for n in range(1, MAX_CHOICES + 1)})
-        rules.append([_at_most(prompts, MAX_CHOICES // prompts) for prompts in n_prompts])
+    if parameters.get("prompt") is PROMPTS:  # their product is limited; to say that in full is more than tools follow
+        one = {"type": ["string", "array"], "items": {"type": "integer"}}
+        rules.append([{"properties": {"prompt": one}}, {"properties": {"n": {"enum": [1, None]}}}])
     return rules
+
+
+_NO_FORMAT = {"type": ["object", "null"], "properties": {"type": {"const": "text"}}}
 
 
 def _with(**properties: Schema) -> Schema:
     return {"properties": properties, "required": list(properties)}
 
 
-def _without(name: str) -> Schema:
+def _no(name: str) -> Schema:
     return {"properties": {name: {"type": "null"}}}
-
-
-def _only_text() -> Schema:
-    return {"type": "object", "properties": {"type": {"const": "text"}}, "required": ["type"]}
-
-
-def _at_most(n_prompts: int, n: int) -> Schema:
-    """No more than n answers to each of n_prompts prompts. A list of token ids is one prompt."""
-    several = {"type": "array", "items": {"type": ["string", "array"]}, "maxItems": n_prompts}
-    one = [{"type": "string"}, {"type": "array", "items": {"type": "integer"}}]
-    return {
-        "properties": {
-            "prompt": {"anyOf": [*one, several]},
-            "n": {"anyOf": [{"type": "null"}, {"type": "integer", "maximum": n}]},
-        }
-    }
 
 
 # Answers out
@@ -188,6 +174,7 @@ _MESSAGE = _object(role={"const": "assistant"}, content=STRING, refusal={"type":
 _CHAT = _whole("chat.completion", _choices(_CHAT_LOGPROBS, message=_MESSAGE))
 _COMPLETION = _whole("text_completion", _choices(_OLD_LOGPROBS, text=STRING))
 _GENERATED = _object(id=STRING, model=STRING, text=STRING, finish_reason=_REASON, usage=_USAGE, timings=_TIMINGS)
+_EVENT = {**_object(data={"type": "string", "description": "JSON; at the end [DONE], or an error"})}
 _MODEL = _object(
     id=STRING,
     object={"const": "model"},
@@ -207,8 +194,7 @@ _TOKENS = _object(tokens={"type": "array", "items": {"anyOf": [COUNT, _PIECE]}})
 def _post(summary: str, parameters: Mapping[str, Parameter], answer: Schema, streams: bool = False) -> Schema:
     responses = {"200": _answer("application/json", answer)}
     if streams:
-        events = {**STRING, "description": "`data: {...}` for each piece, then `data: [DONE]`; comments while it waits"}
-        responses["200"]["content"]["text/event-stream"] = {"schema": events}
+        responses["200"]["content"]["text/event-stream"] = {"schema": _EVENT}
     for status in (400, 413, 415, 503, *((499, 500, 504) if streams else ())):
         responses[str(status)] = _refusal(status)
     body = {"required": True, "content": {"application/json": {"schema": _body(parameters)}}}
