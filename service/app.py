@@ -243,17 +243,13 @@ def make_app(
         grammar = ask.grammar.resolve(model) if ask.grammar else None
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         n_choices = ask.n * len(prompts)
-        requests = [
-            Request(
-                environ["llm.request_id"] + (f"-{i}" if n_choices > 1 else ""),
-                prompts[i // ask.n],
-                replace(params[i // ask.n], grammar=grammar, seed=schema.choice_seed(params[i // ask.n].seed, i)),
-                events,
-                index=i,
-                wants_progress=ask.wants_progress and ask.is_stream,
-            )
-            for i in range(n_choices)
-        ]
+        requests = []
+        for i in range(n_choices):
+            tokens, own = prompts[i // ask.n], params[i // ask.n]
+            own = replace(own, grammar=grammar, seed=schema.choice_seed(own.seed, i % ask.n))
+            request_id = environ["llm.request_id"] + (f"-{i}" if n_choices > 1 else "")
+            wants_progress = ask.wants_progress and ask.is_stream
+            requests.append(Request(request_id, tokens, own, events, i, wants_progress))
         engine.submit(requests)
         return Watch(engine, requests, environ.get("waitress.client_disconnected", lambda: False), poll_s)
 

@@ -124,17 +124,14 @@ def _count_repeats(text: str) -> int:
     return sum(int((most or least or "0")[:10]) for least, most in _COUNTS.findall(text))
 
 
-def _measure_depth(value: Any) -> int:
+def _measure_depth(value: dict[str, Any]) -> int:
+    """How many objects and lists are inside each other, without recursing."""
     depth, level = 0, [value]
     while level:
-        level = [
-            inner
-            for outer in level
-            if isinstance(outer, (dict, list))
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-        ]
+        inner = [item for outer in level for item in (outer.values() if isinstance(outer, dict) else outer)]
+        level = [item for item in inner if isinstance(item, (dict, list))]
         depth += 1
-    return depth - 1
+    return depth
 
 
 def _check_bytes(n: int, name: str) -> None:

@@ -31,9 +31,6 @@ class Parameter:
 
 def read_body(body: Mapping[str, Any], known: Mapping[str, Parameter]) -> dict[str, Any]:
     """The values that the body says, read. A name that is not known may only be null. Raises BadRequest."""
-    for name, parameter in known.items():
-        if parameter.is_required and body.get(name) is None:
-            raise BadRequest(f"{name}: is missing", param=name, code="missing_required_parameter")
     said = {}
     for name, value in body.items():
         if value is None:
@@ -41,6 +38,9 @@ def read_body(body: Mapping[str, Any], known: Mapping[str, Parameter]) -> dict[s
         if name not in known:
             raise BadRequest(f"{show(name)}: no such parameter", param=show(name), code="unknown_parameter")
         said[name] = known[name].read(value, name)
+    for name, parameter in known.items():
+        if parameter.is_required and body.get(name) is None:
+            raise BadRequest(f"{name}: is missing", param=name, code="missing_required_parameter")
     return said
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import json
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -236,11 +237,10 @@ class ChatReply(ChunkedReply):
         return _chat_choice(piece.index, {"message": message}, piece.logprobs, reason)
 
 
+@dataclass
 class CompletionReply(ChunkedReply):
     prefix, kind, chunk_kind = "cmpl-", "text_completion", "text_completion"
-
-    def __post_init__(self) -> None:
-        self._offsets = [_Offset() for _ in range(self.n_choices)]
+    _offsets: dict[int, _Offset] = field(default_factory=lambda: defaultdict(_Offset))
 
     def _piece_choice(self, piece: Piece, reason: str | None) -> dict[str, Any]:
         logprobs = self._logprobs(piece) if piece.logprobs else None

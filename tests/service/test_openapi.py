@@ -7,7 +7,6 @@ fake and roomy, so that no body is refused for reasons that a schema cannot say 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import schemathesis
