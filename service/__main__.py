@@ -17,7 +17,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from . import app, config, cost, library
+from . import app, config, cost, keys, library
 from .config import Config
 from .engine import Engine, Limits
 from .errors import EXIT_CONFIG, EXIT_SOFTWARE, ConfigError
@@ -40,6 +40,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str], load_model: Calla
         return 0 if list(arguments) in (["--help"], ["-h"]) else EXIT_CONFIG
     try:
         settings = config.load(environ)
+        api_keys = keys.load(settings.api_keys_file)
     except ConfigError as error:
         for fault in error.faults:
             print(f"settings: {fault}", file=sys.stderr)
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str], load_model: Calla
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
-    return serve(settings, load_model)
+    return serve(settings, load_model, api_keys)
 
 
 def load_llama(settings: Config) -> Model:
@@ -94,7 +95,7 @@ def describe_machine(settings: Config, model: Model) -> str:
     return hashlib.sha256(volatile.sub("", json.dumps(facts).replace("\\n", "\n")).encode()).hexdigest()[:16]
 
 
-def serve(settings: Config, load_model: Callable[[Config], Model]) -> int:
+def serve(settings: Config, load_model: Callable[[Config], Model], api_keys: keys.Keys) -> int:
     mailbox: queue.SimpleQueue[int | BaseException] = queue.SimpleQueue()  # put is safe in a signal handler
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _frame: mailbox.put(number))
@@ -112,7 +113,7 @@ def serve(settings: Config, load_model: Callable[[Config], Model]) -> int:
     )
     try:
         server = Server(
-            app.make_app(settings, engine, metrics),
+            app.make_app(settings, engine, metrics, keys=api_keys),
             host=settings.host,
             port=settings.port,
             max_streams=(settings.max_streams or cost.MAX_STREAMS) + settings.max_queue,

@@ -16,7 +16,7 @@ from waitress.channel import HTTPChannel
 from waitress.server import TcpWSGIServer
 from waitress.task import ErrorTask
 
-from . import schema
+from . import reply
 from .errors import BadRequest, BodyTooLarge, ServiceError
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class JsonErrorTask(ErrorTask):
             error = BadRequest(f"{fault.reason}: {fault.body}"[:200], code="invalid_http")
         else:
             error = ServiceError(f"{fault.reason}: {fault.body}"[:200], code="invalid_http")
-        body = schema.dump(schema.error_body(error)).encode()
+        body = reply.dump(reply.error_body(error)).encode()
         self.status = f"{fault.code} {fault.reason}"
         self.response_headers.append(("Content-Type", "application/json"))
         self.set_close_on_finish()

@@ -94,11 +94,13 @@ class FakeModel:
         return token == EOS
 
     def json_grammar(self, schema: dict[str, Any] | None) -> str:
-        return "root ::= " + json.dumps(schema)
+        if schema and schema.get("type") == "hiccup":
+            raise ValueError("type hiccup is not known")
+        return "root ::= " + ("object" if schema is None else "schema")
 
     def check_grammar(self, grammar: str) -> None:
         if "root" not in grammar:
-            raise ValueError("no rule named root")
+            raise ValueError("there is no rule named root")
 
     def decode(self, chunks: Sequence[Chunk]) -> None:
         self._check_thread()

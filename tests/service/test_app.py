@@ -10,8 +10,14 @@ from typing import Any
 
 import pytest
 
-from tests.fakes import FakeModel, Gate
-from tests.service.door import Running, parse_events, run_service, wait_until
+from service.app import make_app
+from service.errors import ServiceError
+from service.keys import Keys
+from service.metrics import Metrics
+from service.prompt import Prompter
+from service.request import Done, Event, Failed, FinishReason, Piece, Progress, Request, SamplingParams
+from tests.fakes import ANSWER, BOS, FakeModel, Gate
+from tests.service.door import Door, Running, make_config, parse_events, run_service, wait_until
 
 HELLO = {"messages": [{"role": "user", "content": "hi"}]}
 
@@ -32,12 +38,18 @@ def gate() -> Gate:
 def test_generate_answers_in_one_json(service: Running):
     reply = service.door.post("/generate", {"prompt": "hi"})
     assert reply.status == 200 and reply.headers["Content-Type"] == "application/json"
-    assert reply.json | {"id": "-"} == {
+    assert reply.json | {"id": "-", "timings": "-"} == {
         "id": "-",
         "model": "fake",
         "text": "You said: hi",
         "finish_reason": "stop",
-        "usage": {"prompt_tokens": 11, "completion_tokens": 12, "total_tokens": 23},
+        "usage": {
+            "prompt_tokens": 11,
+            "completion_tokens": 12,
+            "total_tokens": 23,
+            "prompt_tokens_details": {"cached_tokens": 0},
+        },
+        "timings": "-",
     }
 
 
@@ -53,8 +65,8 @@ def test_generate_streams(service: Running):
 def test_chat_streams(service: Running):
     events = service.door.post("/v1/chat/completions", {**HELLO, "stream": True}).events
     deltas = [event["choices"][0]["delta"] for event in events[:-1]]
-    assert deltas[0] == {"role": "assistant", "content": ""} and deltas[-1] == {}
-    assert "".join(delta.get("content", "") for delta in deltas) == "You said: hi"
+    assert deltas[0] == {"role": "assistant", "content": None} and deltas[-1] == {}
+    assert "".join(delta.get("content") or "" for delta in deltas) == "You said: hi"
     assert len({event["id"] for event in events[:-1]}) == 1
 
 
@@ -72,7 +84,7 @@ def test_completion_continues_the_text_as_it_is(service: Running):
 def test_streams_and_whole_answers_say_the_same(service: Running):
     whole = service.door.post("/v1/chat/completions", HELLO).json["choices"][0]["message"]["content"]
     events = service.door.post("/v1/chat/completions", {**HELLO, "stream": True}).events
-    assert "".join(event["choices"][0]["delta"].get("content", "") for event in events[:-1]) == whole
+    assert "".join(event["choices"][0]["delta"].get("content") or "" for event in events[:-1]) == whole
 
 
 def test_stop_string_is_honoured(service: Running):
@@ -281,3 +293,262 @@ def test_many_clients_at_once_get_their_own_answers():
         for thread in threads:
             thread.join(30)
         assert answers == {f"word{i}": f"You said: word{i}" for i in range(24)}
+
+
+# Choices, progress and failures of some: a scripted engine says what a real one would say over time
+
+
+class ScriptedEngine:
+    """Takes what it is given and lets the test say the events. What it is not asked for by app.py it does not have."""
+
+    def __init__(self, *events: Event) -> None:
+        self.model = FakeModel()
+        self.prompter = Prompter(self.model)
+        self.is_ready = True
+        self.script = events
+        self.requests: list[Request] = []
+        self.cancelled: list[int] = []
+
+    def submit(self, requests: list[Request]) -> None:
+        self.requests = list(requests)
+        for event in self.script:
+            self.requests[0].events.put(event)
+
+    def cancel(self, request: Request) -> None:
+        self.cancelled.append(request.index)
+
+
+def script(*events: Event, **config: Any) -> tuple[ScriptedEngine, Door]:
+    engine = ScriptedEngine(*events)
+    return engine, Door(make_app(make_config(**config), engine, Metrics(), poll_s=0.01, ping_s=0.02))
+
+
+def ended(index: int = 0) -> Done:
+    return Done(FinishReason.STOP, 9, 1, 0, index=index)
+
+
+def failed(index: int = 0) -> Failed:
+    return Failed(ServiceError("broken", code="model_failed"), index)
+
+
+PROGRESS = Progress(0, 1.0, 5, 2)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_choices_share_the_prompt_and_come_back_by_index(service: Running, stream: bool):
+    body = {**HELLO, "n": 3, "stream": stream, "seed": 5, "stream_options": {"include_usage": True} if stream else None}
+    reply = service.door.post("/v1/chat/completions", body)
+    if stream:
+        *chunks, usage, _ = reply.events
+        texts = ["", "", ""]
+        for chunk in chunks:
+            texts[chunk["choices"][0]["index"]] += chunk["choices"][0]["delta"].get("content") or ""
+        reasons = [chunk["choices"][0]["finish_reason"] for chunk in chunks]
+        assert reasons.count("stop") == 3
+    else:
+        usage = reply.json
+        texts = [choice["message"]["content"] for choice in reply.json["choices"]]
+    assert texts == ["You said: hi"] * 3
+    assert service.model.seeds[-3:] == [5, 6, 7]
+    assert usage["usage"]["prompt_tokens"] == 11 and usage["usage"]["completion_tokens"] == 36
+
+
+def test_several_prompts_are_answered_in_order_as_if_each_were_alone():
+    with run_service(max_queue=8) as service:
+        body = {"prompt": ["abc", [97, 98], "xyz"], "max_tokens": 2, "n": 2, "seed": 5}
+        choices = service.door.post("/v1/completions", body).json["choices"]
+        assert [choice["text"] for choice in choices] == ["de", "de", "cd", "cd", "ab", "ab"]
+        assert [choice["index"] for choice in choices] == list(range(6))
+        assert service.model.seeds[-6:] == [5, 6] * 3
+
+
+def test_all_choices_are_accepted_or_none():
+    with run_service(max_queue=1) as service:
+        reply = service.door.post("/v1/chat/completions", {**HELLO, "n": 8})
+        assert (reply.status, reply.error["code"]) == (503, "queue_full")
+        assert service.engine.n_waiting == 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_first_choice_that_fails_is_a_status_and_ends_the_others(stream: bool):
+    engine, door = script(failed(1), Piece("a"), ended())
+    reply = door.post("/v1/chat/completions", {**HELLO, "n": 3, "stream": stream})
+    assert (reply.status, reply.error["code"]) == (500, "model_failed")
+    assert engine.cancelled[:3] == [0, 1, 2]
+
+
+def test_choice_that_fails_later_fails_the_whole_body():
+    engine, door = script(Piece("a"), ended(), Piece("b", index=1), failed(1))
+    reply = door.post("/v1/chat/completions", {**HELLO, "n": 2})
+    assert (reply.status, reply.error["code"]) == (500, "model_failed") and engine.cancelled == [0, 1]
+
+
+def test_choice_that_fails_in_a_stream_ends_it_with_the_error():
+    engine, door = script(Piece("a"), ended(), failed(1), Piece("never"))
+    *_, last = door.post("/v1/chat/completions", {**HELLO, "n": 2, "stream": True}).events
+    assert last["error"]["code"] == "model_failed" and engine.cancelled[:2] == [0, 1]
+
+
+def test_client_that_leaves_ends_all_choices():
+    engine, door = script(Piece("a"))
+    door.is_gone = lambda: bool(engine.requests)
+    assert door.post("/v1/chat/completions", {**HELLO, "n": 2}).status == 499
+    assert engine.cancelled == [0, 1]
+
+
+def test_progress_is_sent_to_who_asks_for_it():
+    engine, door = script(PROGRESS, Piece("a"), ended())
+    events = door.post("/v1/chat/completions", {**HELLO, "stream": True, "return_progress": True}).events
+    assert engine.requests[0].wants_progress
+    assert events[0]["choices"][0]["delta"] == {"role": "assistant", "content": None}
+    assert events[1]["prompt_progress"] | {"time_ms": 0} == {"total": 11, "cache": 2, "processed": 5, "time_ms": 0}
+    assert events[1]["queue"] == {"place": 0, "wait_s": 1.0}
+    assert not any("prompt_progress" in event for event in events[2:-1])
+
+
+@pytest.mark.parametrize("body", [{}, {"stream": True}, {"return_progress": True}])
+def test_progress_is_not_asked_of_the_engine_for_anybody_else(body: dict[str, Any]):
+    engine, door = script(Piece("a"), ended())
+    assert door.post("/v1/chat/completions", {**HELLO, **body}).status == 200
+    assert not engine.requests[0].wants_progress
+
+
+def test_first_progress_sends_the_headers():
+    """Who asks for progress waits for it, not for an error's status: what fails afterwards is an event."""
+    _, door = script(PROGRESS, failed())
+    reply = door.post("/v1/chat/completions", {**HELLO, "stream": True, "return_progress": True})
+    assert reply.status == 200 and reply.events[-1]["error"]["code"] == "model_failed"
+    _, door = script(failed())
+    reply = door.post("/v1/chat/completions", {**HELLO, "stream": True, "return_progress": True})
+    assert reply.status == 500
+
+
+def test_what_a_body_says_reaches_the_engine():
+    engine, door = script(Piece("a"), ended())
+    body = {"temperature": 0.5, "min_p": 0.1, "repeat_penalty": 1.2, "frequency_penalty": 0.3, "presence_penalty": 0.4}
+    more = {"logit_bias": {"97": -100}, "logprobs": True, "top_logprobs": 2, "grammar": "root ::= [a]", "seed": 3}
+    door.post("/v1/chat/completions", {**HELLO, **body, **more, "stop": "x", "max_tokens": 9})
+    assert engine.requests[0].params == SamplingParams(
+        max_tokens=9, **body, seed=3, stop=("x",), logit_bias=((97, -100.0),), n_logprobs=2, grammar="root ::= [a]"
+    )
+
+
+def test_response_format_becomes_the_models_grammar():
+    engine, door = script(Piece("{}"), ended())
+    door.post("/v1/chat/completions", {**HELLO, "response_format": {"type": "json_object"}})
+    assert engine.requests[0].params.grammar == "root ::= object"
+    hiccup = {"type": "json_schema", "json_schema": {"schema": {"type": "hiccup"}}}
+    reply = door.post("/v1/chat/completions", {**HELLO, "response_format": hiccup})
+    assert (reply.status, reply.error["code"]) == (400, "invalid_grammar")
+    assert reply.error["param"] == "response_format.json_schema.schema"
+
+
+def test_defaults_are_the_models_and_models_tell_them():
+    engine, door = script(Piece("a"), ended())
+    engine.model.sampling_defaults = {"temperature": 0.0}
+    defaults = door.get("/v1/models").json["data"][0]["defaults"]
+    assert (defaults["temperature"], defaults["top_p"], defaults["seed"]) == (0.0, 0.95, None)
+    door.post("/v1/chat/completions", HELLO)
+    assert engine.requests[0].params.temperature == 0.0
+
+
+@pytest.mark.parametrize(("path", "body"), [("/generate", {"prompt": "hi"}), ("/v1/chat/completions", HELLO)])
+def test_system_prompt_of_the_node_comes_first(path: str, body: dict[str, Any]):
+    with run_service(FakeModel(lambda prompt: prompt), system_prompt="be kind") as service:
+        reply = service.door.post(path, body).json
+        text = reply["text"] if "text" in reply else reply["choices"][0]["message"]["content"]
+        assert text == "[system]be kind\n[user]hi\n"
+
+
+def test_fingerprint_names_what_computed_the_answer(service: Running):
+    answers = [service.door.post("/v1/chat/completions", {**HELLO, "stream": stream}) for stream in (False, True)]
+    prints = {answers[0].json["system_fingerprint"], *(e["system_fingerprint"] for e in answers[1].events[:-1])}
+    assert len(prints) == 1 and re.fullmatch(r"b[0-9a-f]{10}", prints.pop())
+
+
+# Tokens
+
+
+def test_tokens_go_there_and_back(service: Running):
+    tokens = service.door.post("/tokenize", {"content": "hé"}).json["tokens"]
+    assert tokens == [104, 0xC3, 0xA9]
+    assert service.door.post("/tokenize", {"content": "h", "add_special": True}).json["tokens"] == [BOS, 104]
+    assert service.door.post("/detokenize", {"tokens": tokens}).json == {"content": "hé"}
+    pieces = service.door.post("/tokenize", {"content": "hé", "with_pieces": True}).json["tokens"]
+    assert pieces == [{"id": 104, "piece": "h"}, {"id": 0xC3, "piece": [0xC3]}, {"id": 0xA9, "piece": [0xA9]}]
+
+
+def test_markers_are_tokens_unless_told_otherwise(service: Running):
+    assert service.door.post("/tokenize", {"content": "<answer>"}).json["tokens"] == [ANSWER]
+    plain = service.door.post("/tokenize", {"content": "<answer>", "parse_special": False}).json["tokens"]
+    assert bytes(plain) == b"<answer>"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "message"),
+    [
+        ("/tokenize", {}, "content: is missing"),
+        ("/tokenize", {"content": ["a"]}, "content: is a list, must be a string"),
+        ("/detokenize", {"tokens": [259]}, "tokens: token 259 is not in the vocabulary, which ends at 258"),
+        ("/detokenize", {"tokens": "a"}, "tokens: is a string, must be a list of token ids"),
+    ],
+)
+def test_faults_of_token_routes_are_told(service: Running, path: str, body: dict[str, Any], message: str):
+    reply = service.door.post(path, body)
+    assert reply.status == 400 and reply.error["message"] == message
+
+
+# Keys
+
+
+@pytest.fixture
+def locked() -> Door:
+    engine = ScriptedEngine(Piece("a"), ended())
+    return Door(make_app(make_config(), engine, Metrics(), keys=Keys(["sk-0123456789abcdef"])))
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/generate"),
+        ("POST", "/v1/chat/completions"),
+        ("POST", "/v1/completions"),
+        ("POST", "/tokenize"),
+        ("POST", "/detokenize"),
+        ("GET", "/v1/models"),
+        ("GET", "/v1/models/fake"),
+        ("GET", "/nope"),
+        ("OPTIONS", "/v1/models"),
+        ("GET", "/healthz/"),
+    ],
+)
+@pytest.mark.parametrize("header", ["", "Bearer wrong-wrong-wrong"])
+def test_closed_doors_ask_for_a_key(locked: Door, method: str, path: str, header: str):
+    reply = locked.call(method, path, b'{"prompt":"hi"}', {"Authorization": header})
+    assert (reply.status, reply.error["code"]) == (401, "invalid_api_key")
+    assert reply.headers["Www-Authenticate"] == 'Bearer realm="llamakiln"'
+
+
+@pytest.mark.parametrize("path", ["/", "/index.html", "/chat.js", "/healthz", "/metrics", "/openapi.json"])
+def test_open_doors_need_no_key(locked: Door, path: str):
+    assert locked.get(path).status == 200
+
+
+def test_key_opens(locked: Door):
+    given = {"Authorization": "Bearer sk-0123456789abcdef"}
+    assert locked.post("/v1/chat/completions", HELLO, **given).status == 200
+    assert locked.get("/v1/models", **given).status == 200
+
+
+# Methods
+
+
+def test_head_is_get_without_a_body(service: Running):
+    for path in ("/healthz", "/v1/models", "/"):
+        assert service.door.call("HEAD", path).status == 200 and service.door.call("HEAD", path).body == b""
+    assert service.door.call("HEAD", "/generate").status == 405
+
+
+def test_options_tells_what_is_allowed(service: Running):
+    assert service.door.call("OPTIONS", "/generate").headers["Allow"] == "POST"
+    assert service.door.call("OPTIONS", "/nope").status == 404

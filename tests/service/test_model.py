@@ -316,7 +316,7 @@ def test_demo_answers_through_the_whole_service():
         whole = service.door.post("/v1/chat/completions", body).json
         events = service.door.post("/v1/chat/completions", {**body, "stream": True}).events
     text = whole["choices"][0]["message"]["content"]
-    assert "".join(event["choices"][0]["delta"].get("content", "") for event in events[:-1]) == text
+    assert "".join(event["choices"][0]["delta"].get("content") or "" for event in events[:-1]) == text
     assert "Llamakiln" in text
 
 

@@ -1,4 +1,4 @@
-"""Bodies in, with every limit; bodies out, in OpenAI's shapes."""
+"""Bodies in, with every limit. How single values are read is here too, through the bodies that hold them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service import schema
-from service.errors import BadRequest, ServiceError, UnsupportedMedia
-from service.request import Done, FinishReason
+from service.errors import BadRequest, UnsupportedMedia
+from service.reply import error_body
+from service.request import SamplingParams
 
 HELLO = [{"role": "user", "content": "hi"}]
 
@@ -72,7 +73,8 @@ def test_malformed_bodies_say_what_is_wrong(data: bytes, message: str):
         ({"max_tokens": 0}, "max_tokens", "max_tokens=0: must be a whole number from 1 to 400"),
         ({"max_tokens": 401}, "max_tokens", "max_tokens=401: must be a whole number from 1 to 400"),
         ({"max_tokens": 10**300}, "max_tokens", "max_tokens=a number of many digits: must be"),
-        ({"max_tokens": 1.0}, "max_tokens", "max_tokens: is a number, must be a whole number from 1 to 400"),
+        ({"max_tokens": 1.5}, "max_tokens", "max_tokens: is a number, must be a whole number from 1 to 400"),
+        ({"n_predict": 401}, "n_predict", "n_predict=401: must be a whole number from 1 to 400, or -1"),
         ({"max_tokens": True}, "max_tokens", "max_tokens: is a boolean, must be a whole number"),
         ({"max_tokens": "9"}, "max_tokens", "max_tokens: is a string, must be a whole number"),
         ({"temperature": -0.1}, "temperature", "temperature=-0.1: must be a number from 0 to 2"),
@@ -82,7 +84,11 @@ def test_malformed_bodies_say_what_is_wrong(data: bytes, message: str):
         ({"top_p": 1.01}, "top_p", "top_p=1.01: must be a number from 0 to 1"),
         ({"top_k": -1}, "top_k", "top_k=-1: must be a whole number from 0 to 1000000"),
         ({"top_k": 1.5}, "top_k", "top_k: is a number, must be a whole number"),
-        ({"seed": -1}, "seed", "seed=-1: must be a whole number from 0 to 4294967295"),
+        ({"seed": 2**63}, "seed", "seed=a number of many digits: must be a whole number from -9223372036854775808"),
+        ({"min_p": 1.5}, "min_p", "min_p=1.5: must be a number from 0 to 1"),
+        ({"repeat_penalty": 0}, "repeat_penalty", "repeat_penalty=0: must be a number from 0.1 to 10"),
+        ({"frequency_penalty": -2.1}, "frequency_penalty", "frequency_penalty=-2.1: must be a number from -2 to 2"),
+        ({"presence_penalty": 3}, "presence_penalty", "presence_penalty=3: must be a number from -2 to 2"),
         ({"stop": 5}, "stop", "stop: is a number, must be a string or a list of at most 16 strings"),
         ({"stop": [""]}, "stop", "stop[0]: has 0 characters"),
         ({"stop": ["x" * 257]}, "stop", "stop[0]: has 257 characters"),
@@ -90,20 +96,26 @@ def test_malformed_bodies_say_what_is_wrong(data: bytes, message: str):
         ({"stop": [1]}, "stop[0]", "stop[0]: is a number, must be a string"),
         ({"stream": 1}, "stream", "stream: is a number, must be true or false"),
         ({"stream_options": {}}, "stream_options", "only allowed with stream=true"),
-        ({"stream": True, "stream_options": 1}, "stream_options", "stream_options: must be an object"),
+        ({"stream": True, "stream_options": 1}, "stream_options", "stream_options: is a number, must be an object"),
         (
             {"stream": True, "stream_options": {"include_usage": "y"}},
             "stream_options.include_usage",
             "must be true or false",
         ),
         ({"model": 1}, "model", "model: is a number, must be a string"),
-        ({"n": 2}, "n", "n: this service supports only 1"),
-        ({"n": True}, "n", "n: this service supports only 1"),
-        ({"logprobs": True}, "logprobs", "logprobs: this service supports only false or 0"),
+        ({"best_of": 2}, "best_of", "best_of: this service supports only 1"),
+        ({"best_of": True}, "best_of", "best_of: this service supports only 1"),
         ({"echo": True}, "echo", "echo: this service supports only false"),
         ({"tools": [{}]}, "tools", "tools: this service supports only []"),
-        ({"presence_penalty": 0.5}, "presence_penalty", "supports only 0"),
-        ({"response_format": {"type": "json_object"}}, "response_format", "supports only"),
+        ({"mirostat": 2}, "mirostat", "mirostat: this service supports only 0"),
+        ({"tool_choice": "required"}, "tool_choice", 'tool_choice: this service supports only "none" or "auto"'),
+        (
+            {"response_format": {"type": "sound"}},
+            "response_format.type",
+            "response_format.type=sound: must be one of text",
+        ),
+        ({"logit_bias": {"a": 1}}, "logit_bias[a]", "logit_bias[a]: is a string, must be a whole number from 0"),
+        ({"logit_bias": {"1": 101}}, "logit_bias[1]", "logit_bias[1]=101: must be a number from -100 to 100"),
         ({"max_tokenz": 5}, "max_tokenz", "max_tokenz: no such parameter"),
         ({"messages": HELLO}, "messages", "messages: no such parameter"),
     ],
@@ -149,24 +161,104 @@ def test_messages_are_text_in_the_end():
 def test_values_that_mean_nothing_are_accepted():
     body = {"prompt": "hi", "user": "me", "metadata": {"a": "b"}, "n": 1, "best_of": 1, "echo": False, "suffix": None}
     body |= {"presence_penalty": 0.0, "frequency_penalty": 0, "logit_bias": {}, "tools": None, "temperature": None}
-    assert schema.parse_completion(body, 400).text == "hi"
+    assert schema.parse_completion(body, 400).prompts == ("hi",)
 
 
-def test_prompt_may_be_a_list_of_one():
-    assert schema.parse_completion({"prompt": ["hi"]}, 400).text == "hi"
-    for prompt in (["a", "b"], [], [1, 2]):
-        assert "exactly one string" in refusal(schema.parse_completion, {"prompt": prompt}).message
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {"stream": True, "stream_options": {"include_usage": True}, "n": 1, "temperature": 0.7},  # LangChain
+        {
+            "parallel_tool_calls": True,
+            "tools": [],
+            "tool_choice": "none",
+            "user": "x",
+            "store": False,
+        },  # openai, agents
+        {"max_tokens": -1, "top_k": 40, "min_p": 0.05, "repeat_penalty": 1.1, "repeat_last_n": 64},  # LM Studio's users
+        {"cache_prompt": True, "id_slot": -1, "timings_per_token": True, "return_progress": True, "n_predict": -1},
+        {"samplers": None, "dynatemp_range": 0, "xtc_probability": 0, "typical_p": 1, "dry_multiplier": 0.0},
+        {"reasoning_format": "auto", "mirostat": 0, "n_keep": 0, "seed": -1, "backend_sampling": False},
+        {"response_format": {"type": "text"}, "logprobs": False, "top_logprobs": None, "logit_bias": {}, "stop": []},
+    ],
+)
+def test_what_clients_send_unasked_is_accepted(sent: dict[str, Any]):
+    assert schema.parse_chat({"model": "any", "messages": HELLO, **sent}, 400).messages
 
 
 def test_generate_is_a_question_to_the_model():
     assert schema.parse_generate({"prompt": "hi"}, 400).messages == ({"role": "user", "content": "hi"},)
 
 
-def test_both_names_of_the_token_limit_work():
-    for name in ("max_tokens", "max_completion_tokens"):
-        ask = schema.parse_chat({"messages": HELLO, name: 7}, 400)
-        assert (ask.max_tokens, ask.max_tokens_param) == (7, name)
-        assert f"{name}=0" in refusal(schema.parse_chat, {"messages": HELLO, name: 0}).message
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens", "n_predict"])
+def test_every_name_of_the_token_limit_works(name: str):
+    ask = schema.parse_chat({"messages": HELLO, name: 7}, 400)
+    assert (ask.max_tokens, ask.max_tokens_param) == (7, name)
+    assert schema.parse_chat({"messages": HELLO, name: -1}, 400).max_tokens is None
+    assert f"{name}=0" in refusal(schema.parse_chat, {"messages": HELLO, name: 0}).message
+
+
+def test_smallest_of_several_token_limits_holds():
+    ask = schema.parse_chat({"messages": HELLO, "max_tokens": 9, "max_completion_tokens": 7, "n_predict": -1}, 400)
+    assert (ask.max_tokens, ask.max_tokens_param) == (7, "max_completion_tokens")
+
+
+@pytest.mark.parametrize(
+    ("seed", "means"),
+    [(-1, None), (0, 0), (7, 7), (-2, 2**32 - 3), (2**32 - 1, 0), (2**63 - 1, (2**63 - 1) % (2**32 - 1)), (7.0, 7)],
+)
+def test_any_64_bit_seed_becomes_one_of_llama_cpps(seed: float, means: int | None):
+    """llama.cpp takes 2**32 - 1 itself for "any seed", so no seed may become that."""
+    ask = schema.parse_chat({"messages": HELLO, "seed": seed}, 400)
+    assert schema.fit(ask, 5, 512, 400).seed == means
+
+
+def test_choices_have_seeds_of_their_own():
+    assert [schema.choice_seed(2**32 - 3, i) for i in range(3)] == [2**32 - 3, 2**32 - 2, 0]
+    assert schema.choice_seed(None, 3) is None
+
+
+@pytest.mark.parametrize(
+    ("parse_body", "body", "n_logprobs"),
+    [
+        (schema.parse_chat, {}, None),
+        (schema.parse_chat, {"logprobs": False, "top_logprobs": 0}, None),
+        (schema.parse_chat, {"logprobs": True}, 0),
+        (schema.parse_chat, {"logprobs": True, "top_logprobs": 20}, 20),
+        (schema.parse_completion, {"logprobs": None}, None),
+        (schema.parse_completion, {"logprobs": 0}, 0),
+        (schema.parse_completion, {"logprobs": 5}, 5),
+        (schema.parse_generate, {"logprobs": False}, None),
+    ],
+)
+def test_logprobs_are_asked_for_in_each_routes_way(parse_body: Any, body: dict[str, Any], n_logprobs: int | None):
+    asked = {"messages": HELLO} if parse_body is schema.parse_chat else {"prompt": "hi"}
+    assert parse_body({**asked, **body}, 400).n_logprobs == n_logprobs
+
+
+@pytest.mark.parametrize(
+    ("parse_body", "body", "message"),
+    [
+        (schema.parse_chat, {"top_logprobs": 2}, "top_logprobs: only allowed with logprobs=true"),
+        (schema.parse_chat, {"logprobs": True, "top_logprobs": 21}, "top_logprobs=21: must be a whole number from 0"),
+        (schema.parse_chat, {"logprobs": 1}, "logprobs: is a number, must be true or false"),
+        (schema.parse_chat, {"n": 9}, "n=9: must be a whole number from 1 to 8"),
+        (schema.parse_completion, {"logprobs": 6}, "logprobs=6: must be a whole number from 0 to 5"),
+        (schema.parse_completion, {"prompt": ["a"] * 3, "n": 3}, "n=3: 3 prompts make 9 answers, at most 8"),
+        (schema.parse_completion, {"prompt": ["a"] * 9}, "prompt: holds 9 prompts, at most 8"),
+        (schema.parse_generate, {"n": 2}, "n: this service supports only 1"),
+        (schema.parse_generate, {"logprobs": True}, "logprobs: this service supports only false or 0"),
+        (schema.parse_chat, {"grammar": "root ::= [a]", "json_schema": {}}, "grammar: json_schema is there already"),
+        (
+            schema.parse_chat,
+            {"grammar": "root ::= [a]", "response_format": {"type": "json_object"}},
+            "grammar: response_format is there already, at most one is allowed",
+        ),
+    ],
+)
+def test_faults_of_one_route_are_told(parse_body: Any, body: dict[str, Any], message: str):
+    asked = {"messages": HELLO} if parse_body is schema.parse_chat else {"prompt": "hi"}
+    assert message in refusal(parse_body, {**asked, **body}).message
 
 
 @pytest.mark.parametrize(
@@ -199,12 +291,54 @@ def test_stop_strings_of_the_template_are_added():
     assert schema.fit(ask, 5, 512, 400, ("b",)).stop == ("a", "b")
 
 
+def test_body_wins_over_the_model_and_the_model_over_the_table():
+    ask = schema.parse_generate({"prompt": "x", "top_k": 7}, 400)
+    params = schema.fit(ask, 5, 512, 400, defaults={"temperature": 0.0, "top_k": 3})
+    assert (params.top_k, params.temperature, params.top_p) == (7, 0.0, 0.95)
+
+
+def test_defaults_of_the_table_are_those_of_sampling_params():
+    """Two homes of one fact: a request the engine makes for itself samples like one that asks for nothing."""
+    params = SamplingParams(max_tokens=1)
+    assert {name: getattr(params, name) for name in schema.FIELDS} == schema.sampling_defaults({})
+
+
+def test_tokens_beyond_the_vocabulary_are_refused():
+    schema.check_vocabulary(schema.parse_completion({"prompt": [1, 258], "logit_bias": {"258": 1}}, 400), 259)
+    for body, message in (
+        ({"prompt": [1, 259]}, "prompt: token 259 is not in the vocabulary, which ends at 258"),
+        ({"prompt": ["a", [300]]}, "prompt[1]: token 300 is not in"),
+        ({"prompt": "a", "logit_bias": {"259": 1}}, "logit_bias: token 259 is not in"),
+    ):
+        with pytest.raises(BadRequest) as caught:
+            schema.check_vocabulary(schema.parse_completion(body, 400), 259)
+        assert message in caught.value.message
+
+
+@pytest.mark.parametrize("role", ["system", "developer"])
+def test_system_prompt_is_put_before_chats_without_one(role: str):
+    plain = schema.parse_chat({"messages": HELLO}, 400).messages
+    assert schema.add_system(plain, "be kind") == ({"role": "system", "content": "be kind"}, *HELLO)
+    assert schema.add_system(plain, "") == plain
+    own = schema.parse_chat({"messages": [{"role": role, "content": "be brief"}, *HELLO]}, 400).messages
+    assert schema.add_system(own, "be kind") == own
+
+
+def test_tokenize_has_llama_servers_defaults():
+    asked = schema.parse_tokenize({"content": ""})
+    assert asked == {"content": "", "add_special": False, "parse_special": True, "with_pieces": False}
+    with pytest.raises(BadRequest, match="content: is missing"):
+        schema.parse_tokenize({})
+    with pytest.raises(BadRequest, match=r"tokens\[1\]=-1: must be a whole number from 0"):
+        schema.parse_detokenize({"tokens": [1, -1]})
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )
-NAMES = sorted(schema.CHAT_NAMES | schema.GENERATE_NAMES | schema.IGNORED | set(schema.NEUTRAL))
+NAMES = sorted({*schema.chat_parameters(400), *schema.completion_parameters(400)})
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -214,45 +348,4 @@ def test_any_body_is_parsed_or_refused_but_never_crashes(body: dict[str, Any]):
         try:
             parse_body(body, 400)
         except BadRequest as error:
-            json.dumps(schema.error_body(error))
-
-
-def test_error_body_is_openais():
-    error = ServiceError("no", param="p", code="c")
-    assert schema.error_body(error) == {"error": {"message": "no", "type": "server_error", "param": "p", "code": "c"}}
-
-
-DONE = Done(FinishReason.STOP, 3, 2)
-USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
-
-
-def test_chat_chunks_are_openais():
-    reply = schema.ChatReply("1", "m", wants_usage=False, created=9)
-    head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 9, "model": "m"}
-    base = {"index": 0, "logprobs": None}
-    assert reply.opening() == [
-        {**head, "choices": [{**base, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]}
-    ]
-    assert reply.piece("a") == {**head, "choices": [{**base, "delta": {"content": "a"}, "finish_reason": None}]}
-    assert reply.closing(DONE) == [{**head, "choices": [{**base, "delta": {}, "finish_reason": "stop"}]}]
-
-
-def test_usage_comes_in_a_last_chunk_without_choices_and_is_null_before():
-    reply = schema.ChatReply("1", "m", wants_usage=True, created=9)
-    assert reply.piece("a")["usage"] is None
-    last, usage = reply.closing(DONE)
-    assert last["usage"] is None and usage["usage"] == USAGE and usage["choices"] == []
-
-
-def test_whole_answers_are_openais():
-    chat = schema.ChatReply("1", "m", created=9).whole("hi", DONE)
-    assert chat["object"] == "chat.completion" and chat["usage"] == USAGE
-    assert chat["choices"][0]["message"] == {"role": "assistant", "content": "hi", "refusal": None}
-    text = schema.CompletionReply("1", "m", created=9).whole("hi", DONE)
-    assert text["object"] == "text_completion" and text["id"] == "cmpl-1"
-    assert text["choices"] == [{"index": 0, "text": "hi", "logprobs": None, "finish_reason": "stop"}]
-
-
-def test_event_is_one_line_of_data():
-    """A newline in the text must not end the event."""
-    assert schema.sse({"text": "a\n\nb"}) == b'data: {"text":"a\\n\\nb"}\n\n'
+            json.dumps(error_body(error)).encode()
