@@ -60,19 +60,22 @@ class StepCost:
         self._points[rows] = max(seconds, 1e-9)
 
     def seconds(self, rows: int) -> float | None:
-        """Expected time of a step: of the next measured size; beyond the largest in proportion. None: nothing known."""
-        points = self._points
-        larger = [size for size in points if size >= rows]
-        if larger:
-            return points[min(larger)]
-        return points[max(points)] * rows / max(points) if points else None
+        """Expected time of a step: of the cheapest measured size that is not smaller, because a step never costs more
+        than a larger one; beyond the largest in proportion. None: nothing known."""
+        points = list(self._points.items())
+        larger = [seconds for size, seconds in points if size >= rows]
+        if larger or not points:
+            return min(larger, default=None)
+        size, seconds = max(points)
+        return seconds * rows / size
 
     def budget(self, has_streams: bool) -> int:
         """Rows for the next step: the most that meet the goal while streams wait; without any, PATIENCE goals."""
         goal_s = self._goal_s * (1 if has_streams else PATIENCE)
         blind = BLIND_ROWS if has_streams else BLIND_PROMPT_ROWS
-        fitting = [rows for rows, seconds in self._points.items() if seconds <= goal_s]
-        if len(fitting) == len(self._points) or blind < min(set(self._points) - set(fitting)):
+        sizes = list(self._points)
+        fitting = [rows for rows in sizes if (self.seconds(rows) or 0) <= goal_s]
+        if len(fitting) == len(sizes) or blind < min(set(sizes) - set(fitting)):
             fitting.append(blind)  # nothing measured speaks against it
         return min(max(fitting, default=1), self._max_rows)
 
@@ -84,7 +87,8 @@ class StepCost:
 
     def choose_streams(self) -> int:
         """How many answers at once: the fewest that come within WORTH of the best throughput inside the goal."""
-        points = [(rows, s) for rows, s in sorted(self._points.items()) if rows <= MAX_STREAMS and s <= self._goal_s]
+        sizes = sorted(rows for rows in self._points if rows <= MAX_STREAMS)
+        points = [(rows, seconds) for rows in sizes if (seconds := self.seconds(rows) or 0) <= self._goal_s]
         if not points:
             return 1 if self._points else MAX_STREAMS
         best = max(rows / seconds for rows, seconds in points)

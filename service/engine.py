@@ -31,7 +31,7 @@ from .prefix import Match, PrefixCache
 from .prefix import Sequence as Computed
 from .prompt import Prompter
 from .request import Done, Failed, FinishReason, Piece, Progress, Request, SamplingParams, State, Timings, TokenLogprob
-from .scheduler import Scheduler
+from .scheduler import plan as share_out
 from .text import TextStream
 
 log = logging.getLogger(__name__)
@@ -129,7 +129,6 @@ class Engine:
         self._prompter: Prompter | None = None
         self._cache: PrefixCache | None = None
         self._cost = StepCost(limits.step_s, 1)
-        self._scheduler = Scheduler()
         self._admission = Admission(limits.max_queue, limits.max_queue_tokens, limits.max_wait_s)
         self._max_streams = limits.max_streams or self._cost.choose_streams()
         self._phase = Phase.LOADING
@@ -345,7 +344,8 @@ class Engine:
 
     def _choose_streams(self) -> int:
         assert self._model is not None
-        return min(self._limits.max_streams or self._cost.choose_streams(), self._model.n_sequences // 2)
+        limit = min(self._model.n_sequences, self._model.max_batch) // 2  # as much again for prompts and for the cache
+        return min(self._limits.max_streams or self._cost.choose_streams(), limit)
 
     # Engine thread: the step
 
@@ -448,7 +448,7 @@ class Engine:
         while self._runs:
             gaps = [run.n_gap for run in self._runs]
             budget = self._cost.budget(has_streams=1 in gaps)
-            rows = self._scheduler.plan(gaps, budget, self._model.max_batch)
+            rows = share_out(gaps, budget, self._model.max_batch)
             if self._cache.make_room(sum(rows)):
                 plan = [(run, self._cut(run, n)) for run, n in zip(self._runs, rows, strict=True) if n]
                 return self._guess(plan) if self._limits.speculates else plan

@@ -51,8 +51,13 @@ def test_streams_are_as_many_as_pay():
 def test_real_steps_correct_the_measurement():
     cost = StepCost(0.2, 256, MEASURED)
     for _ in range(100):
-        cost.observe(16, 0.3)
-    assert cost.seconds(16) == pytest.approx(0.3, rel=0.01) and cost.budget(has_streams=True) == 8
+        cost.observe(16, 0.24)
+    assert cost.seconds(16) == pytest.approx(0.24, rel=0.01) and cost.budget(has_streams=True) == 8
+
+
+def test_noise_does_not_make_a_small_step_dearer_than_a_large_one():
+    cost = StepCost(0.2, 256, {1: 0.03, 2: 0.3, 4: 0.06, 8: 0.12})
+    assert cost.seconds(2) == 0.06 and cost.budget(has_streams=True) >= 8
 
 
 def test_measuring_ends_with_the_grid_or_with_a_long_step():
