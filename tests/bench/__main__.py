@@ -13,6 +13,7 @@ import math
 import os
 import platform
 import re
+import signal
 import sys
 import time
 from dataclasses import asdict
@@ -29,6 +30,11 @@ from .workloads import QUICK, WORKLOADS, Size, first_token_s, warm_up
 STARTS = 3
 START_LIMIT_S = 120.0
 REST_S = 2.0  # between two servers
+BUSY_LOAD = 0.5
+
+
+class NotStarted(Exception):
+    """A server gave no first token."""
 
 
 def measure_server(kind: Kind, setup: Setup, workloads: list[str], size: Size, starts: int) -> tuple[dict, dict]:
@@ -64,7 +70,7 @@ def _reach_first_token(server: Server, kind: Kind, began: float | None = None) -
     try:
         return first_token_s(Client(server.port), began or time.monotonic(), START_LIMIT_S, lambda: server.is_alive)
     except (TimeoutError, ChildProcessError) as error:
-        raise SystemExit(f"error: {kind.name}: {error}; the end of {server.log}:\n{server.tail()}") from error
+        raise NotStarted(f"{error}; the end of {server.log}:\n{server.tail()}") from error
 
 
 def _run(name: str, server: Server, kind: Kind, size: Size, numbers: dict, answers: dict) -> None:
@@ -128,6 +134,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server that runs is stopped, too
     args.out.mkdir(parents=True, exist_ok=True)
     size, starts = (QUICK, 1) if args.quick else (Size(), STARTS)
     setup = Setup(
@@ -145,14 +152,23 @@ def main() -> None:
         "answers": {},
     }
     machine = document["machine"]
-    say(f"{setup.model.name}, {args.threads} threads, {machine['cpu']}, load {machine['load_before']}")
+    say(f"{setup.model.name}, {args.threads} threads, {machine['cpu']}")
+    if machine["load_before"] > BUSY_LOAD:
+        say(f"warning: something else runs here (load {machine['load_before']}): figures and ratios will be off")
     for name in (OURS, *args.peers):
         if name in needs and not needs[name]:
             document["skipped"][name] = "its Python packages could not be installed"
             say(f"{name}: skipped, {document['skipped'][name]}")
             continue
         say(f"{name}: {KINDS[name].about}")
-        numbers, answers = measure_server(KINDS[name], setup, args.workloads, size, starts)
+        try:
+            numbers, answers = measure_server(KINDS[name], setup, args.workloads, size, starts)
+        except NotStarted as error:
+            if name == OURS:
+                raise SystemExit(f"error: {name}: {error}") from error
+            document["skipped"][name] = str(error)
+            say(f"{name}: skipped, {error}")
+            continue
         document["servers"][name], document["answers"][name] = numbers, answers
         write(args.out / "results.json", dump(document))
         time.sleep(0 if args.quick else REST_S)

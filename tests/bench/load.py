@@ -23,7 +23,7 @@ MAX_RETRY_AFTER_S = 5.0
 
 @dataclass(frozen=True)
 class Ask:
-    """A question: text to continue, greedily. leaves_after: its client vanishes after so many pieces; None: it stays."""
+    """A question: text to continue, greedily. leaves_after: its client vanishes after so many pieces; None: never."""
 
     prompt: str
     max_tokens: int

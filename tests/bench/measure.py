@@ -127,7 +127,7 @@ def goodput(answers: Sequence[Answer], max_ttft_s: float, max_tpot_s: float) -> 
 
 
 def largest_gap_s(streams: Sequence[Answer], since: float) -> float:
-    """The longest that a stream stood still after `since`, the wait for its first piece included; 0 if none ran then."""
+    """The longest that a stream stood still after `since`, waiting for its first piece included; 0 if none ran."""
     gaps = [0.0]
     for stream in streams:
         marks = [stream.sent_at, *stream.pieces, *([stream.ended_at] if stream.was_cut else [])]

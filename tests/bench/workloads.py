@@ -49,7 +49,7 @@ class Size:
     own: int = 24
     out: int = 32
     requests: int = 24
-    distinct: int = 150
+    distinct: int = 100
     system: int = 150
     turns: int = 4
     long: int = 1200
@@ -61,7 +61,7 @@ class Size:
     small_out: int = 24
     peak_requests: int = 48
     arrivals_s: float = 20.0
-    limit_s: float = 45.0
+    limit_s: float = 40.0
 
 
 QUICK = Size(
@@ -194,7 +194,7 @@ def overload(client: Client, size: Size) -> Outcome:
     at_peak = run_closed(client, asks, 16, size.limit_s)
     peak = measure.throughput(at_peak)
     if client.is_cut or not peak:
-        return {"peak_tok_s": peak}, at_peak
+        return {**common(at_peak), "peak_tok_s": peak}, at_peak
     per_second = OVERLOAD * sum(answer.is_complete for answer in at_peak) / measure.span_s(at_peak)
     asks = [Ask(text(rng, size.small), size.small_out) for _ in range(max(1, round(per_second * size.arrivals_s)))]
     ended = threading.Event()
