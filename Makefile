@@ -14,7 +14,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 # The tools environment's python; made on first use.
 venv = $$(bash scripts/setup_venv.sh)
 
-.PHONY: help image image-oci test test-image run lock lock-model train-demo clean
+.PHONY: help image image-oci test test-image run bench lock lock-model train-demo clean
 
 help: ## print this
 	@printf 'Llamakiln: a small language model, baked into an Arm image for Oracle Cloud.\n\n'
@@ -39,6 +39,12 @@ test-image: ## test a running node (HOST=address [KEY=~/.ssh/id_ed25519] [SSH_US
 run: ## serve the page on this machine, loopback only (MODEL=demo PORT=8080)
 	@bash scripts/install_host_packages.sh run
 	@bash scripts/run_service.sh '$(MODEL)' '$(PORT)'
+
+# MODEL has a default above that is not the benchmark's.
+bench: ## compare with other servers on this machine (MODEL=random PEERS="..." WORKLOADS="..." QUICK=1)
+	@bash scripts/install_host_packages.sh bench
+	@PEERS='$(PEERS)' WORKLOADS='$(WORKLOADS)' QUICK='$(QUICK)' \
+	  bash scripts/run_bench.sh '$(if $(filter file,$(origin MODEL)),random,$(MODEL))'
 
 lock: ## lock the Python packages again after a change in pyproject.toml
 	@python=$(venv); PATH="$$(dirname "$$python"):$$PATH" bash scripts/lock_python.sh
