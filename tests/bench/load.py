@@ -48,6 +48,10 @@ class Client:
             for sock in self._open:
                 _shut(sock)
 
+    def again(self) -> Client:
+        """The same server, for another part of a workload: a cut of one does not end the other."""
+        return Client(self._port, self.health_path, self._clock)
+
     @property
     def is_cut(self) -> bool:
         return self._is_cut.is_set()
