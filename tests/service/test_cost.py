@@ -51,8 +51,11 @@ def test_streams_are_as_many_as_pay():
 def test_real_steps_correct_the_measurement():
     cost = StepCost(0.2, 256, MEASURED)
     for _ in range(100):
-        cost.observe(16, 0.24)
-    assert cost.seconds(16) == pytest.approx(0.24, rel=0.01) and cost.budget(has_streams=True) == 8
+        cost.observe(16, 0.326)
+    assert cost.seconds(8) == pytest.approx(0.258, rel=0.01) and cost.budget(has_streams=True) == 4
+    for _ in range(100):
+        cost.observe(4, 0.01)
+    assert cost.seconds(8) == 0.129  # never cheaper than on an idle machine
 
 
 def test_noise_does_not_make_a_small_step_dearer_than_a_large_one():
