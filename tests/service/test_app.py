@@ -14,10 +14,9 @@ from service.app import make_app
 from service.errors import ServiceError
 from service.keys import Keys
 from service.metrics import Metrics
-from service.prompt import Prompter
-from service.request import Done, Event, Failed, FinishReason, Piece, Progress, Request, SamplingParams
+from service.request import Done, Failed, FinishReason, Piece, Progress, SamplingParams
 from tests.fakes import ANSWER, BOS, FakeModel, Gate
-from tests.service.door import Door, Running, make_config, parse_events, run_service, wait_until
+from tests.service.door import Door, Running, ScriptedEngine, make_config, parse_events, run_service, script, wait_until
 
 HELLO = {"messages": [{"role": "user", "content": "hi"}]}
 
@@ -296,31 +295,6 @@ def test_many_clients_at_once_get_their_own_answers():
 
 
 # Choices, progress and failures of some: a scripted engine says what a real one would say over time
-
-
-class ScriptedEngine:
-    """Takes what it is given and lets the test say the events. What it is not asked for by app.py it does not have."""
-
-    def __init__(self, *events: Event) -> None:
-        self.model = FakeModel()
-        self.prompter = Prompter(self.model)
-        self.is_ready = True
-        self.script = events
-        self.requests: list[Request] = []
-        self.cancelled: list[int] = []
-
-    def submit(self, requests: list[Request]) -> None:
-        self.requests = list(requests)
-        for event in self.script:
-            self.requests[0].events.put(event)
-
-    def cancel(self, request: Request) -> None:
-        self.cancelled.append(request.index)
-
-
-def script(*events: Event, **config: Any) -> tuple[ScriptedEngine, Door]:
-    engine = ScriptedEngine(*events)
-    return engine, Door(make_app(make_config(**config), engine, Metrics(), poll_s=0.01, ping_s=0.02))
 
 
 def ended(index: int = 0) -> Done:

@@ -6,18 +6,23 @@ fake and roomy, so that no body is refused for reasons that a schema cannot say 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, settings
 
 from service import openapi
+from service.app import OPEN_PATHS
+from service.value import MAX_MESSAGES
 from tests.fakes import FakeModel
 from tests.service.door import Running, make_config, run_service
 
 ROOMY = {"max_tokens": 4, "max_queue": 32, "max_body_bytes": 1 << 20}
-api = schemathesis.openapi.from_dict(openapi.describe(make_config(**ROOMY), has_keys=False))
+DOCUMENT = openapi.describe(make_config(**ROOMY), has_keys=False)
+api = schemathesis.openapi.from_dict(DOCUMENT)
 api.config.update(base_url="http://127.0.0.1")
 
 
@@ -41,3 +46,38 @@ def service() -> Iterator[Running]:
 )
 def test_every_answer_is_as_described(service: Running, case: schemathesis.Case):
     case.call_and_validate(app=service.door.app)
+
+
+def test_every_door_of_the_readme_is_described_and_no_other():
+    """The page's files aside: they are no API."""
+    readme = (Path(openapi.__file__).parent / "README.md").read_text()
+    rows = "".join(re.findall(r"^\| `(?:GET|POST).*$", readme, re.M))
+    doors = set(re.findall(r"`((?:GET|POST) /[^`]*)`", rows)) - {"GET /"}
+    described = {
+        f"{method.upper()} {path}"
+        for path, item in DOCUMENT["paths"].items()
+        for method in item
+        if method != "parameters"
+    }
+    assert described == doors
+
+
+def test_document_is_served_as_json(service: Running):
+    reply = service.door.get("/openapi.json")
+    assert reply.headers["Content-Type"] == "application/json" and reply.json["openapi"] == "3.1.0"
+    assert reply.json["paths"].keys() == DOCUMENT["paths"].keys()
+
+
+def test_keys_are_described_where_they_are_asked_for():
+    locked = openapi.describe(make_config(**ROOMY), has_keys=True)
+    asking = {path for path, item in locked["paths"].items() for method in item if "security" in item[method]}
+    assert asking == {path for path in locked["paths"] if path not in OPEN_PATHS}
+    assert "security" not in str(DOCUMENT)
+
+
+def test_document_tells_the_limits_of_the_tables():
+    body = DOCUMENT["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    properties = body["properties"]
+    assert properties["max_tokens"]["maximum"] == ROOMY["max_tokens"]
+    assert (properties["temperature"]["maximum"], properties["temperature"]["default"]) == (2, 0.8)
+    assert body["required"] == ["messages"] and properties["messages"]["maxItems"] == MAX_MESSAGES
