@@ -83,7 +83,7 @@ def test_streamed_logprobs_come_with_their_pieces():
         model="m", messages=HI, logprobs=True, top_logprobs=2, stream=True
     )
     first, *chunks, last = stream
-    assert (first.choices[0].delta.role, first.choices[0].delta.content) == ("assistant", None)
+    assert (first.choices[0].delta.role, first.choices[0].delta.content) == ("assistant", "")
     for chunk, word in zip(chunks, WORDS, strict=True):
         assert chunk.choices[0].delta.role is None
         assert (
