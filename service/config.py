@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -83,7 +84,13 @@ SETTINGS = (
         True,
     ),
     Setting("LLM_CACHE_TYPE", "choice", "f16", "how the KV cache is stored", choices=("f16", "q8_0")),
-    Setting("LLM_FLASH_ATTN", "choice", "on", "flash attention; q8_0 needs it", choices=("on", "off")),
+    Setting(
+        "LLM_FLASH_ATTN",
+        "choice",
+        AUTO,
+        "flash attention; auto: off on x86-64, where it is slower, unless the cache is q8_0, which needs it",
+        choices=("on", "off", AUTO),
+    ),
     Setting("LLM_REPACK", "choice", "on", "rearrange weights for this CPU at load", choices=("on", "off")),
     Setting("LLM_BLAS", "choice", AUTO, "library set with OpenBLAS", choices=("on", "off", AUTO)),
     Setting("LLM_LIB_DIR", "directory", "/opt/llamakiln/lib", "where the library sets are"),
@@ -165,6 +172,8 @@ def load(environ: Mapping[str, str]) -> Config:
         values["model_name"] = Path(str(values["model"])).stem
     if values["cache_type"] != "f16" and values["flash_attn"] == "off":
         raise ConfigError([f"LLM_CACHE_TYPE={values['cache_type']}: needs LLM_FLASH_ATTN=on"])
+    if values["flash_attn"] == AUTO:
+        values["flash_attn"] = "off" if platform.machine() == "x86_64" and values["cache_type"] == "f16" else "on"
     values["threads"] = values["threads"] or len(os.sched_getaffinity(0))
     return Config(
         **values,  # type: ignore[arg-type]

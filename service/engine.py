@@ -269,7 +269,7 @@ class Engine:
         started = self._clock()
         self._model = model = self._load_model()
         self._prompter = Prompter(model)
-        self._cache = PrefixCache(model, model.n_sequences, model.n_cells, shares=model.shares)
+        self._cache = PrefixCache(model, model.n_sequences, model.n_cells, n_kept=model.n_kept, shares=model.shares)
         self._cost = StepCost(self._limits.step_s, model.max_batch, load_points(self._state_path("steps", "json")))
         self._max_streams = self._choose_streams()
         loaded = self._clock()
