@@ -10,6 +10,7 @@ and work requests. Knows no kind of resource.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import re
@@ -84,13 +85,14 @@ class Tenancy:
         self.faults: list[Fault] = []
         self.looks = 1
         self.page_size = 50
-        self.key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        self.key = make_key()
         self.lock = threading.RLock()
         self._coming: dict[str, list[tuple[int, str]]] = {}  # OCID -> looks left, then state
         self._etags: dict[str, int] = {}
         self._answers: dict[str, Json] = {}  # by retry token
         self._count = itertools.count(1)
-        self.app = bottle.Bottle(catchall=False)
+        self.app = bottle.Bottle()
+        self.app.config["catchall"] = False  # a refusal is worded at the door, a mistake of ours is seen
         for service in services.ALL:
             service.add(self)
         self._server = create_server(self._serve, host="127.0.0.1", port=0, threads=8, map={})
@@ -286,6 +288,12 @@ class Tenancy:
             ]
             start_response(f"{refusal.status} {refusal.code}", headers)
             return [body]
+
+
+@functools.cache
+def make_key() -> rsa.RSAPrivateKey:
+    """One for every tenancy of a test run: making one takes a while."""
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
 
 def is_gone(item: Json) -> bool:
