@@ -120,6 +120,10 @@ resource "oci_load_balancer_rule_set" "to_https" {
       query    = "?{query}"
     }
   }
+
+  lifecycle {
+    create_before_destroy = true # when HTTPS is switched off, the listener must let go of it first
+  }
 }
 
 # Self-signed: keeps eavesdroppers out, proves nothing about who answers. Its name says so.

@@ -69,6 +69,10 @@ resource "oci_core_nat_gateway" "new" {
   vcn_id         = oci_core_vcn.new[0].id
   display_name   = "${var.name}-nat"
   freeform_tags  = local.tags
+
+  lifecycle {
+    create_before_destroy = true # when it is switched off, the route table must let go of it first
+  }
 }
 
 resource "oci_core_route_table" "public" {

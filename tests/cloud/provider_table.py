@@ -436,7 +436,8 @@ def refresh(block: Values, state: Values, found: Any) -> Values:
         answer = getattr(found, field, None) if field in known else None
         is_secret = attribute.get("sensitive") or name in ("private_key", "passphrase")
         is_unset = state.get(name) is None and not attribute.get("computed")
-        if answer is None or is_secret or is_unset:
+        is_json = name == "schema_data"  # the real provider compares what the JSON says, not how it is spelled
+        if answer is None or is_secret or is_unset or is_json:
             fresh[name] = state.get(name)
         else:
             fresh[name] = coerce(attribute["type"], answer)

@@ -10,6 +10,7 @@ and work requests. Knows no kind of resource.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import json
@@ -96,7 +97,7 @@ class Tenancy:
         for service in services.ALL:
             service.add(self)
         self._server = create_server(self._serve, host="127.0.0.1", port=0, threads=8, map={})
-        self._thread = threading.Thread(target=self._server.run, daemon=True)
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self.url = f"http://127.0.0.1:{self._server.effective_port}"
 
     def __enter__(self) -> Tenancy:
@@ -115,6 +116,10 @@ class Tenancy:
         )
         who = {"tenancy": TENANCY, "user": USER, "fingerprint": FINGERPRINT, "region": REGION}
         return {**who, "key_content": pem.decode()}
+
+    def _run(self) -> None:
+        with contextlib.suppress(OSError):  # the socket is closed under it when the tenancy ends
+            self._server.run()
 
     # What the services' files use
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.cloud.services.compute import IMAGE
 from tests.cloud.tenancy import OUT_OF_CAPACITY, TOO_MANY, Fault
-from tests.stack.combinations import every_choice, label, variables
+from tests.stack.combinations import OPTIONS, every_choice, label, variables
 from tests.stack.deployment import OCI_FILE, Deployment, Refused, existing_network
 
 MADE = (
@@ -45,7 +45,7 @@ def test_apply_then_no_change_then_nothing_left(deployment: Deployment, row: dic
     outputs = deployment.outputs()
     assert outputs["url"].startswith("http://" if row["https"] == "off" else "https://")
     assert outputs["model_name"] == "demo"
-    assert len(outputs["api_key"]) == {"made": 36, "given": 24, "none": 0}[row["key"]]
+    assert len(outputs["api_key"]) == {"made": 36, "given": 25, "none": 0}[row["key"]]
     deployment.destroy()
     assert left(deployment) == before
 
@@ -108,6 +108,31 @@ def test_switching_https_off_removes_listener_and_certificate(deployment: Deploy
     (balancer,) = deployment.tenancy.live("loadBalancers")
     assert (list(balancer["listeners"]), balancer["certificates"], balancer["ruleSets"]) == (["http"], {}, {})
     assert deployment.plan(https="off").actions == {}
+
+
+def test_options_are_switched_on_and_off_on_a_running_deployment(deployment: Deployment) -> None:
+    """Nothing is removed while something still holds it, in either direction, and no node is replaced."""
+    switched = {
+        "autoscaling": "schedule",
+        "https": "own",
+        "key": "given",
+        "ssh": "bastion",
+        "nodes": "nat",
+        "clients": "two",
+        "drain": "off",
+        "logs": "on",
+        "sticky": "on",
+        "waf": "on",
+        "alarms": "on",
+    }
+    on = {name: value for option, choice in switched.items() for name, value in OPTIONS[option][choice].items()}
+    deployment.apply()
+    nodes = {node["id"] for node in deployment.tenancy.live("instances")}
+    for chosen in (on, {}, on, {**on, "https": "off"}, {}):
+        deployment.apply(**chosen)
+        assert deployment.plan(**chosen).actions == {}
+    assert {node["id"] for node in deployment.tenancy.live("instances")} == nodes
+    assert len(deployment.tenancy.live("natGateways")) == len(deployment.tenancy.live("bastions")) == 0
 
 
 def test_slow_provisioning_is_waited_for(deployment: Deployment) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ import yaml
 from tests.stack.deployment import STACK
 
 
+@functools.cache
 def form() -> dict:
     return yaml.safe_load((STACK / "schema.yaml").read_text())
 

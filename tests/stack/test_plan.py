@@ -47,7 +47,7 @@ def nodes_come_back_after_a_host_fails(plan: Plan, _row: dict) -> None:
 
 def nodes_have_public_addresses_only_when_asked(plan: Plan, row: dict) -> None:
     is_public = row["nodes"] == "public"
-    assert launch_details(plan)["create_vnic_details"][0]["assign_public_ip"] == str(is_public).lower()
+    assert launch_details(plan)["create_vnic_details"][0]["assign_public_ip"] is is_public
     for subnet in plan.all("oci_core_subnet"):
         if subnet["dns_label"] == "nodes":
             assert subnet["prohibit_public_ip_on_vnic"] is not is_public
@@ -111,7 +111,7 @@ def no_route_table_has_both_gateways(plan: Plan, row: dict) -> None:
 
 
 def timeouts_are_in_order(plan: Plan, _row: dict) -> None:
-    """A request ends by the service, not by whoever waits for it: service < NGINX < load balancer < NGINX keep-alive."""
+    """A request ends by the service, not by who waits for it: service < NGINX < load balancer < NGINX keep-alive."""
     nginx = (REPOSITORY / "packer/files/etc/nginx/llamakiln/proxy.conf").read_text()
     keepalive = (REPOSITORY / "packer/files/etc/nginx/nginx.conf").read_text()
     nginx_s = int(re.search(r"proxy_read_timeout (\d+)s", nginx)[1])
