@@ -142,7 +142,7 @@ class Resource:
 
     def update(self, cloud: Cloud, block: Values, prior: Values, wanted: Values) -> None:
         kind = self.update_details or f"Update{self.pascal}Details"
-        changed = {name: value for name, value in given(block, wanted).items() if value != prior[name]}
+        changed = {name: wanted[name] for name in settable(block) if wanted[name] not in (None, prior[name])}
         details = build(self.models, kind, changed, self.noun)
         cloud.call(self.client, f"update_{self.noun}", self.ids(wanted), details)
         cloud.wait(self.client, f"get_{self.noun}", self.ids(wanted))
@@ -386,9 +386,14 @@ def read_data(cloud: Cloud, name: str, block: Values, config: Values) -> Values:
 
 def given(block: Values, values: Values) -> Values:
     """What the stack said: attributes that can be set, and blocks."""
-    settable = {name for name, one in block.get("attributes", {}).items() if one.get("optional") or one.get("required")}
-    names = (settable | set(block.get("block_types", {}))) - {"id", "timeouts", "state"}
-    return {name: values[name] for name in sorted(names) if values[name] not in (None, [])}
+    return {name: values[name] for name in settable(block) if values[name] not in (None, [])}
+
+
+def settable(block: Values) -> list[str]:
+    """The names that a stack can set: attributes that are not only computed, and blocks."""
+    attributes = block.get("attributes", {}).items()
+    names = {name for name, one in attributes if one.get("optional") or one.get("required")}
+    return sorted((names | set(block.get("block_types", {}))) - {"id", "timeouts", "state"})
 
 
 def build(models: Any, kind: str, value: Any, path: str) -> Any:

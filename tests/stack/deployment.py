@@ -32,7 +32,7 @@ _built_in_lock = threading.Lock()
 
 
 class Refused(AssertionError):
-    """Terraform ended with an error; `text` is all that it said."""
+    """Terraform ended with an error; `text` is what it said of it."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -80,7 +80,7 @@ class Deployment:
             command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=240, check=False
         )
         if ended.returncode not in ok:
-            raise Refused(plain(ended.stdout + ended.stderr))
+            raise Refused(plain(ended.stderr))
         return ended.stdout
 
     def write(self, variables: dict[str, Any]) -> None:

@@ -106,9 +106,11 @@ def _add_part(tenancy: Tenancy, base: str, part: str, keep, users, work) -> None
         work(ocid, f"Create{part}")
 
     def update(ocid: str, name: str) -> None:
-        known(ocid, name).update(
-            keep({key: value for key, value in bottle.request.json.items() if value is not None and key != "backends"})
-        )
+        """A PUT replaces the whole part; what is left out is gone, but for a backend set's backends."""
+        old = known(ocid, name)
+        stays = {key: old[key] for key in ("name", "backends") if key in old}
+        said = {key: value for key, value in bottle.request.json.items() if value is not None and key != "backends"}
+        parts_of(ocid)[name] = {**keep(said), **stays}
         work(ocid, f"Update{part}")
 
     def known(ocid: str, name: str) -> Json:
