@@ -9,7 +9,7 @@ locals {
       namespace = "oci_lbaas"
       query     = "UnHealthyBackendServers[1m]${local.lb_metrics}.max() > 0"
       pending   = "PT5M"
-      body      = "A node fails the health check /readyz. A node that was just launched takes minutes. Look at it with journalctl -u llm, or terminate it: the pool makes a new one."
+      body      = "A node fails the health check /readyz. A node that was just launched takes minutes. Look at it with journalctl -u llm, or detach it from the pool with a replacement."
     }
     below-size = {
       severity  = "WARNING"

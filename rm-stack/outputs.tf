@@ -4,7 +4,7 @@ locals {
   base_url = "${local.has_tls ? "https" : "http"}://${var.host_name == "" ? local.lb_address : var.host_name}"
   # Only the self-signed certificate needs curl's -k.
   curl_flags = var.https == "self-signed" ? "-kN" : "-N"
-  curl_key   = var.has_api_key ? " -H \"Authorization: Bearer $LLM_API_KEY\"" : ""
+  curl_key   = var.has_api_key ? " -H \"Authorization: Bearer $API_KEY\"" : ""
 }
 
 output "url" {
@@ -18,7 +18,7 @@ output "api_base_url" {
 }
 
 output "api_key" {
-  description = "The API key: enter it on the page, or export it as LLM_API_KEY for the curl example."
+  description = "The API key: enter it on the page, or export it as API_KEY for the curl example."
   value       = local.api_key
   sensitive   = true
 }

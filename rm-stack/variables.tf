@@ -7,7 +7,7 @@ variable "region" {
   description = "Region to deploy in, for example eu-frankfurt-1. Resource Manager fills it in."
 
   validation {
-    condition     = can(regex("^[a-z]+-[a-z]+-[0-9]+$", var.region))
+    condition     = can(regex("^[a-z]+(-[a-z]+)+-[0-9]+$", var.region))
     error_message = "The region must be written like eu-frankfurt-1."
   }
 }
@@ -373,7 +373,7 @@ variable "https" {
 variable "certificate_ocid" {
   type        = string
   default     = ""
-  description = "Certificate for https = own. The load balancer needs a policy to read it, see the README."
+  description = "Certificate for https = own, in the Certificates service of this region. Who deploys must be allowed to read it."
 
   validation {
     condition     = var.certificate_ocid == "" || can(regex("^ocid1\\.certificate\\.", var.certificate_ocid))
