@@ -14,7 +14,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 # The tools environment's python; made on first use.
 venv = $$(bash scripts/setup_venv.sh)
 
-.PHONY: help image image-oci test test-image run bench lock lock-model train-demo clean
+.PHONY: help image image-oci stack test test-image run bench lock lock-model train-demo clean
 
 help: ## print this
 	@printf 'Llamakiln: a small language model, baked into an Arm image for Oracle Cloud.\n\n'
@@ -27,6 +27,9 @@ image: ## bake and test the Arm image here, with no cloud account (MODEL=demo BA
 image-oci: ## bake in Oracle Cloud (MODEL=demo VARS=packer/oci/my.pkrvars.hcl)
 	@bash scripts/install_host_packages.sh oci
 	@python=$(venv); "$$python" scripts/bake_oci.py --model '$(MODEL)' $(if $(VARS),--var-file '$(VARS)')
+
+stack: ## check the Resource Manager stack and pack it: build/llamakiln-stack.zip
+	@python=$(venv); "$$python" scripts/pack_stack.py
 
 test: ## run every test that needs no bake
 	@bash scripts/install_host_packages.sh test
