@@ -78,11 +78,13 @@ class StepCost:
     def budget(self, has_streams: bool) -> int:
         """Rows for the next step: the most that meet the goal while streams wait; without any, PATIENCE goals."""
         goal_s = self._goal_s * (1 if has_streams else PATIENCE)
-        blind = BLIND_ROWS if has_streams else BLIND_PROMPT_ROWS
         sizes = list(self._points)
         fitting = [rows for rows in sizes if (self.seconds(rows) or 0) <= goal_s]
-        if len(fitting) == len(sizes) or blind < min(set(sizes) - set(fitting)):
-            fitting.append(blind)  # nothing measured speaks against it
+        if not self.missing and len(fitting) == len(sizes):  # beyond the largest in proportion
+            largest = max(sizes)
+            fitting.append(int(largest * goal_s / (self.seconds(largest) or goal_s)))
+        elif self.missing:
+            fitting.append(BLIND_ROWS if has_streams else BLIND_PROMPT_ROWS)
         return min(max(fitting, default=1), self._max_rows)
 
     def row_s(self) -> float | None:

@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 IDLE_S = 1.0  # how long the thread sleeps without work between two heartbeats
 MAX_FAULTS = 3  # requests in a row that the model fails before the process gives up on it
+REST_S = 1.0  # how long nobody may have wanted anything before the machine is measured
 N_MEASUREMENTS = 3  # of each step size; the fastest counts, because nothing makes a step too fast
 
 
@@ -137,6 +138,7 @@ class Engine:
         self._runs: list[Run] = []  # oldest first
         self._followers: dict[Request, Lead] = {}  # who waits for whose prefix
         self._n_faults = 0
+        self._busy_at = 0.0
         self._changed = threading.Condition()  # guards phase, waiting, put_back and runs
         self._thread = threading.Thread(target=self._live, name="engine", daemon=True)
 
@@ -275,6 +277,7 @@ class Engine:
         loaded = self._clock()
         self._warm_up(model)
         self._pin_system_prompt()
+        self._busy_at = self._clock()
         with self._changed:
             if self._phase is Phase.LOADING:
                 self._phase = Phase.READY
@@ -356,7 +359,8 @@ class Engine:
         plan = self._schedule()
         if plan:
             self._compute(plan)
-            self._metrics.step_s.observe(self._clock() - started)
+            self._busy_at = self._clock()
+            self._metrics.step_s.observe(self._busy_at - started)
         elif self._wants_measuring:
             self._measure(self._cost.missing[0])
         self._on_beat(self._clock())
@@ -380,7 +384,8 @@ class Engine:
 
     @property
     def _wants_measuring(self) -> bool:
-        return self._limits.measures and self.is_ready and not self.n_waiting and bool(self._cost.missing)
+        is_wanted = self._limits.measures and self.is_ready and bool(self._cost.missing)
+        return is_wanted and not self.n_waiting and self._clock() - self._busy_at >= REST_S
 
     def _begin_all(self, now: float) -> None:
         for run in list(self._put_back):

@@ -26,6 +26,8 @@ def test_budget_is_the_most_rows_within_the_goal():
 
 def test_without_streams_steps_may_be_longer():
     assert StepCost(0.2, 256, MEASURED).budget(has_streams=False) == 128
+    few = {1: 0.05, 16: 0.2, 32: 0.4}  # measuring stops at steps so long
+    assert StepCost(0.25, 256, few).budget(has_streams=False) == 100
     assert StepCost(0.2, 64, MEASURED).budget(has_streams=False) == 64
 
 
