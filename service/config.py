@@ -105,7 +105,7 @@ SETTINGS = (
     Setting(
         "LLM_MAX_STREAMS", "count", AUTO, "answers generated at once; auto: by measurement, at most 16", 1, 64, True
     ),
-    Setting("LLM_STEP_MS", "count", "250", "how long one step may keep running answers waiting, in ms", 10, 5000),
+    Setting("LLM_STEP_MS", "count", "350", "how long one step may keep running answers waiting, in ms", 10, 5000),
     Setting("LLM_SPECULATE", "choice", AUTO, "guess tokens from the prompt when it pays", choices=("off", AUTO)),
     Setting("LLM_MAX_QUEUE", "count", "32", "requests that may wait; one more gets 503 with Retry-After", 0, 512),
     Setting("LLM_MAX_QUEUE_TOKENS", "count", "65536", "prompt tokens that may wait in all", 64, 1048576),
