@@ -25,6 +25,7 @@ from .metrics import Metrics
 from .model import MIN_SEQUENCES, LlamaModel, Model, read_ahead
 from .notice import Heartbeat, notify
 from .server import Server
+from .status import Status
 
 log = logging.getLogger("service")
 
@@ -102,6 +103,13 @@ def serve(settings: Config, load_model: Callable[[Config], Model], api_keys: key
 
     address = settings.notify_socket
     metrics = Metrics()
+    status = Status(metrics)
+    heartbeat = Heartbeat(address, settings.watchdog_s)
+
+    def beat(now: float) -> None:
+        heartbeat.beat(now)
+        status.beat(now)
+
     engine = Engine(
         lambda: load_model(settings),
         limits=make_limits(settings),
@@ -109,11 +117,11 @@ def serve(settings: Config, load_model: Callable[[Config], Model], api_keys: key
         key=lambda model: describe_machine(settings, model),
         on_ready=lambda: notify(address, "READY=1\nSTATUS=ready"),
         on_fatal=mailbox.put,
-        on_beat=Heartbeat(address, settings.watchdog_s).beat,
+        on_beat=beat,
     )
     try:
         server = Server(
-            app.make_app(settings, engine, metrics, keys=api_keys),
+            app.make_app(settings, engine, metrics, keys=api_keys, status=status),
             host=settings.host,
             port=settings.port,
             max_streams=(settings.max_streams or cost.MAX_STREAMS) + settings.max_queue,
