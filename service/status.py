@@ -30,9 +30,7 @@ log = logging.getLogger(__name__)
 class Status:
     """clock: seconds, of a clock that never goes back."""
 
-    def __init__(
-        self, metrics: Metrics, *, image: Path = IMAGE, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, metrics: Metrics, *, image: Path = IMAGE, clock: Callable[[], float] = time.monotonic) -> None:
         self._metrics = metrics
         self._image = read_image(image)
         self._clock = clock
@@ -81,7 +79,7 @@ def read_image(path: Path) -> dict[str, Any] | None:
 
 
 def _describe_span(before: dict[str, Any], after: dict[str, Any], seconds: float) -> tuple[float | None, ...]:
-    """What COLUMNS say of the time between two readings, but for its age. ttft_s: the mean, None without a first token."""
+    """What COLUMNS say of the time between two readings, but for age_s. ttft_s: a mean, None without one."""
     ttft = "llm_time_to_first_token_seconds"
     n_first = after[f"{ttft}_count"] - before[f"{ttft}_count"]
     n_tokens = after["llm_generation_tokens_total"] - before["llm_generation_tokens_total"]
