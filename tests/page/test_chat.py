@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +17,7 @@ from playwright.sync_api import Page, expect
 from service.keys import Keys
 from tests.fakes import FakeModel, Gate
 from tests.page.door import ANSWER, ask, last_answer, shoot, wait_answered
-from tests.runtime.door import Nginx, free_port, run_nginx
+from tests.runtime.door import ROOT, Nginx, free_port, run_nginx
 from tests.service.door import Running, run_service, wait_until
 
 Node = tuple[Nginx, Running]
@@ -231,18 +235,30 @@ def test_offline_is_told_and_can_be_tried_again(page: Page):
     expect(last_answer(page)).to_have_text(ANSWER)
 
 
-def test_service_killed_in_the_middle_is_told_and_the_text_is_kept(held_page: Page, gate: Gate, held: Node):
-    gate.open(9)
-    ask(held_page, "What is Llamakiln?")
-    expect(last_answer(held_page)).to_have_text("Llamakiln")
-    held[1].server.close_connections()
-    expect(held_page.locator(".trouble")).to_contain_text("The connection broke off in the middle of the answer")
-    expect(last_answer(held_page)).to_have_text("Llamakiln")
-    shoot(held_page, "broken")
-    gate.open_for_ever()
-    assert held[1].engine.wait_idle(30)
-    held_page.locator(".trouble button").click()
-    expect(last_answer(held_page)).to_have_text(ANSWER)
+def test_service_killed_in_the_middle_is_told_and_the_text_is_kept(visit: Callable[..., Page], tmp_path: Path):
+    """A process of its own, killed as systemd would, and started again on the same port."""
+    port = free_port()
+    settings = {"LLM_MODEL": __file__, "LLM_LIB_DIR": str(tmp_path), "LLM_PORT": str(port), "PATH": os.environ["PATH"]}
+    command = [sys.executable, "-m", "tests.service.fake_service"]
+    start = partial(subprocess.Popen, command, cwd=ROOT, env=settings, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    with run_nginx(tmp_path, port) as nginx, start() as service:
+        page = visit(nginx.url)
+        service.stdin.write(b"." * 30)  # the warm-up, the measurements, and a part of the answer
+        service.stdin.flush()
+        expect(page.locator("#health-text")).to_have_text("ready")
+        ask(page, "one two three four five six seven eight nine ten " * 9)
+        expect(last_answer(page)).to_contain_text("You said")
+        service.kill()
+        expect(page.locator(".trouble")).to_contain_text("The connection broke off in the middle of the answer")
+        expect(last_answer(page)).to_contain_text("You said")
+        shoot(page, "broken")
+        with start() as again:
+            again.stdin.close()
+            expect(page.locator("#health-text")).to_have_text("ready")
+            page.locator(".trouble button").click()
+            wait_answered(page)
+            expect(last_answer(page)).to_contain_text("nine ten")
+            again.terminate()
 
 
 def test_failure_in_the_middle_keeps_what_was_said(held_page: Page, gate: Gate, held: Node):
