@@ -49,6 +49,8 @@ async function copyText(text) {
 
 /** Open a modal dialog; a click beside it closes it. */
 export function openDialog(dialog) {
-  dialog.onclick = (event) => event.target === dialog && dialog.close();
+  dialog.onclick = (event) => {
+    if (event.target === dialog) dialog.close(); // and nothing is returned: false would cancel every button in it
+  };
   dialog.showModal();
 }

@@ -14,6 +14,7 @@ const TAGS = [
 const PURIFY = {
   ALLOWED_TAGS: TAGS,
   ALLOWED_ATTR: ["href", "align", "start", "class"],
+  ADD_URI_SAFE_ATTR: ["align", "start", "class"], // every other value must look like this:
   ALLOWED_URI_REGEXP: /^(?:https?|mailto):/i,
   RETURN_DOM_FRAGMENT: true,
 };
@@ -29,7 +30,7 @@ const marked = new Marked({
     image: ({ href, text }) => `<a href="${escape(href)}">${escape(text || href)}</a>`,
     checkbox: ({ checked }) => (checked ? "☑ " : "☐ "),
     heading({ tokens, depth }) {
-      const level = Math.min(depth + 2, 6); // the page's own headings come first
+      const level = Math.min(Math.max(depth + 1, 3), 6); // the page has h1, and each turn h2
       return `<h${level}>${this.parser.parseInline(tokens)}</h${level}>\n`;
     },
   },

@@ -6,6 +6,9 @@ import { makeTrouble } from "./trouble.js";
 
 const IDLE_SHARE = 3; // after drawing for n ms, leave the browser alone for three times as long
 
+/** Only heard: a screen reader goes from turn to turn by them. */
+const makeHeading = (word) => make("h2", { className: "unseen" }, say(word));
+
 export class Question {
   element = make("article", { className: "turn mine" });
   #tools = make("div", { className: "tools" });
@@ -13,7 +16,7 @@ export class Question {
   constructor(text) {
     this.element.setAttribute("aria-label", say("you"));
     this.#tools.append(makeCopyButton(() => text));
-    this.element.append(make("p", { className: "text", dir: "auto" }, text), this.#tools);
+    this.element.append(makeHeading("you"), make("p", { className: "text", dir: "auto" }, text), this.#tools);
   }
 
   allowEdit(edit) {
@@ -37,7 +40,7 @@ export class Answer {
   constructor(drawn = () => {}) {
     this.#drawn = drawn;
     this.element.setAttribute("aria-label", say("model"));
-    this.element.append(this.#waiting, this.#text, this.#notes);
+    this.element.append(makeHeading("model"), this.#waiting, this.#text, this.#notes);
     this.clear();
   }
 

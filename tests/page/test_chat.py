@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
+import signal
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,8 +14,9 @@ from playwright.sync_api import Page, expect
 from service.keys import Keys
 from tests.fakes import FakeModel, Gate
 from tests.page.door import ANSWER, ask, last_answer, shoot, wait_answered
-from tests.runtime.door import ROOT, Nginx, free_port, run_nginx
+from tests.runtime.door import Nginx, free_port, run_nginx
 from tests.service.door import Running, run_service, wait_until
+from tests.service.test_main import Process
 
 Node = tuple[Nginx, Running]
 KEY = "sk-0123456789abcdef"
@@ -236,29 +234,30 @@ def test_offline_is_told_and_can_be_tried_again(page: Page):
 
 
 def test_service_killed_in_the_middle_is_told_and_the_text_is_kept(visit: Callable[..., Page], tmp_path: Path):
-    """A process of its own, killed as systemd would, and started again on the same port."""
+    """A process of its own, killed as the kernel would, and started again on the same port as systemd would."""
     port = free_port()
-    settings = {"LLM_MODEL": __file__, "LLM_LIB_DIR": str(tmp_path), "LLM_PORT": str(port), "PATH": os.environ["PATH"]}
-    command = [sys.executable, "-m", "tests.service.fake_service"]
-    start = partial(subprocess.Popen, command, cwd=ROOT, env=settings, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    with run_nginx(tmp_path, port) as nginx, start() as service:
+    homes = [tmp_path / name for name in ("first", "second")]
+    for home in homes:
+        home.mkdir()
+    with run_nginx(tmp_path, port) as nginx:
+        service = Process(homes[0], LLM_PORT=str(port))
         page = visit(nginx.url)
-        service.stdin.write(b"." * 30)  # the warm-up, the measurements, and a part of the answer
-        service.stdin.flush()
+        service.tokens(30)  # the warm-up, and a part of the answer
         expect(page.locator("#health-text")).to_have_text("ready")
-        ask(page, "one two three four five six seven eight nine ten " * 9)
+        ask(page, "one two three four five six seven eight nine ten " * 3)
         expect(last_answer(page)).to_contain_text("You said")
-        service.kill()
+        service.signal(signal.SIGKILL)
         expect(page.locator(".trouble")).to_contain_text("The connection broke off in the middle of the answer")
         expect(last_answer(page)).to_contain_text("You said")
         shoot(page, "broken")
-        with start() as again:
-            again.stdin.close()
-            expect(page.locator("#health-text")).to_have_text("ready")
-            page.locator(".trouble button").click()
-            wait_answered(page)
-            expect(last_answer(page)).to_contain_text("nine ten")
-            again.terminate()
+        assert service.exit_code() == -signal.SIGKILL
+        service = Process(homes[1], LLM_PORT=str(port))
+        service.all_tokens()
+        expect(page.locator("#health-text")).to_have_text("ready")
+        page.locator(".trouble button").click()
+        expect(last_answer(page)).to_contain_text("nine ten")
+        service.signal()
+        assert service.exit_code() == 0
 
 
 def test_failure_in_the_middle_keeps_what_was_said(held_page: Page, gate: Gate, held: Node):
@@ -342,7 +341,7 @@ def test_stream_is_followed_until_the_reader_scrolls_up(held_page: Page, gate: G
     gate.open(120)
     ask(held_page, "Count")
     expect(last_answer(held_page)).to_contain_text("29")
-    held_page.wait_for_function(f"{top} > 300")
+    wait_until(lambda: held_page.evaluate(top) > 300)
     held_page.locator("#main").hover()
     held_page.mouse.wheel(0, -400)
     expect(held_page.locator("#newest")).to_be_visible()
@@ -351,7 +350,7 @@ def test_stream_is_followed_until_the_reader_scrolls_up(held_page: Page, gate: G
     expect(last_answer(held_page)).to_contain_text("44")
     assert held_page.evaluate(top) == before
     held_page.locator("#newest").click()
-    held_page.wait_for_function(f"{top} > {before}")
+    wait_until(lambda: held_page.evaluate(top) > before)
     gate.open_for_ever()
     expect(last_answer(held_page)).to_contain_text("79")
     expect(held_page.locator("#newest")).to_be_hidden()

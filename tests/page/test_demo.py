@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def test_demo_model_answers_on_the_page(visit: Callable[..., Page], tmp_path: Pa
             shoot(page, "page")
             page.goto(nginx.url + "/status")
             expect(page.locator("#facts")).to_contain_text("Library set")
-            page.wait_for_function("document.querySelectorAll('.plot path')[2].getAttribute('d')")
+            expect(page.locator(".plot path").nth(2)).to_have_attribute("d", re.compile("M"))
             shoot(page, "status-demo")
     finally:
         service.signal()

@@ -125,7 +125,7 @@ def test_what_was_stored_by_a_stranger_does_no_harm(page: Page, stored: Any):
 def test_answers_look_as_they_are_meant(text_page: Page):
     text = (
         "# Head\n\n**bold** `code` ~~gone~~ [site](https://example.org/)\n\n- a\n\n  more\n- b\n\n3. c\n\n> said\n\n"
-        '```python\nprint("<hi>")\n```\n\n| a | b |\n|--:|---|\n| 1 | 2 |\n\nline\nnext\n\nمرحبا بالعالم\n\n'
+        '```python\nprint("<hi>")\n```\n\n| a | b |\n|--:|---|\n| 1 | 2 |\n\nline\nnext\n\nمرحبا بالعالم\n\n'  # noqa: RUF001
         "- [x] done\n\n![alt](https://example.org/x.png)"
     )
     html = run_module(
