@@ -15,13 +15,12 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import bottle
 
 from . import metrics as metrics_room
-from . import openapi, schema
+from . import openapi, page, schema
 from . import reply as reply_room
 from .config import Config
 from .engine import Engine, Phase
@@ -39,24 +38,16 @@ from .metrics import Metrics
 from .model import Model
 from .reply import ChatReply, CompletionReply, GenerateReply, Reply
 from .request import Done, Event, Failed, Piece, Progress, Request
+from .status import Status
 
 log = logging.getLogger(__name__)
 
 PING_S = 10.0  # a comment in a silent stream, so that nobody on the way takes it for dead
 POLL_S = 0.25  # how soon a vanished client is noticed while there is nothing to write
 
-STATIC = Path(__file__).parent / "static"
-PAGE_FILES = ("index.html", "chat.js", "style.css", "icon.svg")
+PAGE = page.map_paths()
 # Everything else asks for a key, if there are any: a door that is added later is shut until someone opens it here
-OPEN_PATHS = frozenset(["/", "/healthz", "/readyz", "/metrics", "/openapi.json", *(f"/{name}" for name in PAGE_FILES)])
-# The page needs nothing from anywhere else. NGINX sends the same; a test holds them together.
-PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-}
+OPEN_PATHS = frozenset(["/healthz", "/readyz", "/metrics", "/openapi.json", *PAGE])
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 Environ = dict[str, Any]
@@ -69,11 +60,13 @@ def make_app(
     metrics: Metrics,
     *,
     keys: Keys | None = None,
+    status: Status | None = None,
     ping_s: float = PING_S,
     poll_s: float = POLL_S,
 ) -> Callable[[Environ, Callable[..., Any]], Iterable[bytes]]:
     app = bottle.Bottle()
     keys = keys or Keys()
+    status = status or Status(metrics)
     created = int(time.time())
     binding = importlib.metadata.version("llama-cpp-python")
     description = reply_room.dump(openapi.describe(config, has_keys=bool(keys)))
@@ -154,16 +147,16 @@ def make_app(
     def show_openapi() -> bottle.HTTPResponse:
         return bottle.HTTPResponse(description, 200, {"Content-Type": "application/json", "Cache-Control": "no-cache"})
 
-    @app.get("/")
-    def page() -> Any:
-        return page_file("index.html")
+    @app.get("/status.json")
+    def show_status() -> bottle.HTTPResponse:
+        return _json(200, status.body(engine.phase.value, describe_model()))
 
-    @app.get(f"/<name:re:({'|'.join(map(re.escape, PAGE_FILES))})>")
-    def page_file(name: str) -> Any:
-        response = bottle.static_file(name, root=STATIC)
-        for header, value in PAGE_HEADERS.items():
+    @app.get(f"/<:re:{'|'.join(re.escape(path[1:]) for path in PAGE)}>")
+    def show_page() -> Any:
+        name, cache_control = PAGE[bottle.request.path]
+        response = bottle.static_file(name, root=page.STATIC)
+        for header, value in {**page.HEADERS, "Cache-Control": cache_control}.items():
             response.set_header(header, value)
-        response.set_header("Cache-Control", "no-cache")
         return response
 
     def describe_model() -> dict[str, Any]:

@@ -59,6 +59,12 @@ def load(lib_dir: Path, blas: str) -> LibrarySet:
     return chosen
 
 
+def read_chosen() -> str | None:
+    """The name of the set that the binding was pointed at, if it was."""
+    path = os.environ.get(LIB_PATH_VARIABLE)
+    return Path(path).name if path else None
+
+
 def choose_library(lib_dir: Path, blas: str, machine: str, cpu_features: Set[str]) -> LibrarySet:
     """The best set below `lib_dir` that this CPU can run.
 

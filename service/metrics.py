@@ -31,11 +31,15 @@ class Metrics:
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
 
+        self._ours: list[Counter | Gauge | Histogram] = []
+
         def counter(name: str, help: str, *labels: str) -> Counter:
-            return Counter(name, help, labels, registry=registry)
+            self._ours.append(made := Counter(name, help, labels, registry=registry))
+            return made
 
         def histogram(name: str, help: str, buckets: tuple[float, ...]) -> Histogram:
-            return Histogram(name, help, buckets=buckets, registry=registry)
+            self._ours.append(made := Histogram(name, help, buckets=buckets, registry=registry))
+            return made
 
         self.finished = counter("llm_requests_finished", "Accepted requests by how they ended", "reason")
         self.refused = counter("llm_requests_refused", "Requests refused before the queue", "code")
@@ -55,7 +59,18 @@ class Metrics:
 
     def watch(self, name: str, help: str, read: Callable[[], float]) -> None:
         """Add a gauge that is read when asked for."""
-        Gauge(name, help, registry=self._registry).set_function(read)
+        gauge = Gauge(name, help, registry=self._registry)
+        gauge.set_function(read)
+        self._ours.append(gauge)
+
+    def numbers(self) -> dict[str, float]:
+        """Our own samples by name, without buckets; of labelled ones the sum."""
+        sums: dict[str, float] = {}
+        for metric in self._ours:
+            for sample in (sample for family in metric.collect() for sample in family.samples):
+                if not sample.name.endswith(("_bucket", "_created")):
+                    sums[sample.name] = sums.get(sample.name, 0.0) + sample.value
+        return sums
 
     def text(self) -> bytes:
         return generate_latest(self._registry)

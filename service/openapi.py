@@ -38,6 +38,7 @@ def describe(config: Config, has_keys: bool) -> Schema:
         "/detokenize": _post("Token ids to text", schema.DETOKENIZE, _object(content=STRING)),
         "/healthz": _get("The process lives", _object(status=STRING)),
         "/readyz": _get("Requests are taken", _object(status=STRING), also={503: _object(status=STRING)}),
+        "/status.json": _get("What this node is and does, and the last minutes", _STATUS),
         "/metrics": {"get": {"summary": "Prometheus text", "responses": {"200": _answer("text/plain", STRING)}}},
         "/openapi.json": _get("This document", {"type": "object"}),
     }
@@ -46,7 +47,7 @@ def describe(config: Config, has_keys: bool) -> Schema:
     ]
     if has_keys:
         for path, operations in paths.items():
-            if path.startswith("/v1/") or "post" in operations:
+            if path.startswith("/v1/") or path == "/status.json" or "post" in operations:
                 for operation in (operations[method] for method in ("get", "post") if method in operations):
                     operation["security"] = [{"key": []}]
                     operation["responses"]["401"] = _refusal(401)
@@ -183,6 +184,20 @@ _MODEL = _object(
     context={"type": ["integer", "null"]},
     description=STRING,
     defaults=_object(**{name: {"type": ["number", "null"]} for name in schema.FIELDS}),
+)
+_STATUS = _object(
+    status=STRING,
+    uptime_s=NUMBER,
+    model=_MODEL,
+    image={"type": ["object", "null"]},
+    library_set=WORD_OR_NULL,
+    llama_cpp_python=STRING,
+    metrics={"type": "object", "additionalProperties": NUMBER},
+    history=_object(
+        every_s=NUMBER,
+        columns={"type": "array", "items": STRING},
+        rows={"type": "array", "items": {"type": "array", "items": {"type": ["number", "null"]}}},
+    ),
 )
 _PIECE = _object(id=COUNT, piece={"anyOf": [STRING, {"type": "array", "items": COUNT}]})
 _TOKENS = _object(tokens={"type": "array", "items": {"anyOf": [COUNT, _PIECE]}})

@@ -24,6 +24,7 @@ from .metrics import Metrics
 from .model import Model
 from .notice import Heartbeat, notify
 from .server import Server
+from .status import Status
 
 log = logging.getLogger("service")
 
@@ -37,6 +38,13 @@ def serve(settings: Config, load_model: Callable[[], Model], api_keys: keys.Keys
 
     address = settings.notify_socket
     metrics = Metrics()
+    status = Status(metrics)
+    heartbeat = Heartbeat(address, settings.watchdog_s)
+
+    def beat(now: float) -> None:
+        heartbeat.beat(now)
+        status.beat(now)
+
     engine = Engine(
         load_model,
         limits=make_limits(settings),
@@ -44,11 +52,11 @@ def serve(settings: Config, load_model: Callable[[], Model], api_keys: keys.Keys
         key=lambda model: describe_machine(settings, model),
         on_ready=lambda: notify(address, "READY=1\nSTATUS=ready"),
         on_fatal=mailbox.put,
-        on_beat=Heartbeat(address, settings.watchdog_s).beat,
+        on_beat=beat,
     )
     try:
         server = Server(
-            app.make_app(settings, engine, metrics, keys=api_keys),
+            app.make_app(settings, engine, metrics, keys=api_keys, status=status),
             host=settings.host,
             port=settings.port,
             max_streams=(settings.max_streams or cost.MAX_STREAMS) + settings.max_queue,

@@ -1,327 +1,237 @@
-// The page: ask, watch the answer stream, stop it.
+// The chat: ask, watch the answer stream, stop it, ask again. Start here to read the page's code.
 //
-// Speaks the same API as everybody else (/v1/chat/completions, streamed). Text of the model reaches the document only as
-// textContent. Knows three troubles apart: busy (wait as long as Retry-After says), not ready (ask /readyz until it is),
-// and offline. Keeps the conversation in memory only.
-"use strict";
+// strings (every word) - store (what the browser keeps) - node and stream (talking with the service) - markdown and turn
+// (how an answer looks) - announce (how it sounds) - chats, settings, sample, key (the panels).
+import { announce, Speaker } from "./announce.js";
+import { drawChats, startChats } from "./chats.js";
+import { byId, makeButton } from "./dom.js";
+import { askForKey } from "./key.js";
+import { explain, fetchNode, watchHealth } from "./node.js";
+import { openSample } from "./sample.js";
+import { onKey, samplingParameters, showDefaults, systemPrompt } from "./settings.js";
+import { loadChat, newChat, saveChat } from "./store.js";
+import { readEvents } from "./stream.js";
+import { say, sayList, translate } from "./strings.js";
+import "./theme.js";
+import { makeTrouble } from "./trouble.js";
+import { Answer, Question } from "./turn.js";
 
-const HEALTH_EVERY_MS = 15000; // when all is well
-const HEALTH_SOON_MS = 2000; // while the model loads or the node is away
-const EXAMPLES = {
-  demo: ["What is Llamakiln?", "How do I bake an image?", "Which Arm shapes does it support?"],
-  other: ["Explain a load balancer in two sentences.", "Write a haiku about clay.", "What is quantization?"],
-};
+const MAX_TRIES = 30; // while the node is busy
+const NEAR_PX = 8; // so near the end counts as at the end
+const view = Object.fromEntries(
+  "main log welcome examples form question send stop newest editing fresh".split(" ").map((id) => [id, byId(id)]),
+);
 
-const byId = (id) => document.getElementById(id);
-const view = {
-  main: document.querySelector("main"),
-  log: byId("log"),
-  welcome: byId("welcome"),
-  examples: byId("examples"),
-  form: byId("form"),
-  question: byId("question"),
-  send: byId("send"),
-  stop: byId("stop"),
-  model: byId("model"),
-  demo: byId("demo"),
-  health: byId("health"),
-  healthText: byId("health-text"),
-  fresh: byId("fresh"),
-  theme: byId("theme"),
-  announce: byId("announce"),
-};
-
-let messages = []; // what the model has been told and has said: {role, content}
-let running = null; // AbortController of the answer that streams now
-let isStopped = false;
-let countdown = null;
-
-// ---- the node's state
-
-let healthTimer = null;
-
-async function watchHealth() {
-  let state = "offline";
-  try {
-    const response = await fetch("/readyz", { cache: "no-store" });
-    const body = await response.json().catch(() => ({}));
-    state = response.ok ? "ready" : body.status || "away"; // NGINX's own 502 has no status
-  } catch {
-    state = "offline";
-  }
-  showHealth(state);
-  if (state === "ready" && view.model.hidden) await showModel();
-  clearTimeout(healthTimer);
-  healthTimer = setTimeout(watchHealth, state === "ready" ? HEALTH_EVERY_MS : HEALTH_SOON_MS);
-}
-
-function showHealth(state) {
-  const words = {
-    ready: "ready",
-    loading: "model is loading",
-    draining: "node is shutting down",
-    stopped: "node is shutting down",
-    away: "service is starting",
-    offline: "no connection",
-  };
-  view.health.dataset.state = state;
-  view.healthText.textContent = words[state] || state;
-}
-
-async function showModel() {
-  try {
-    const model = (await (await fetch("/v1/models")).json()).data[0];
-    const isDemo = model.id === "demo";
-    view.model.textContent = model.id;
-    view.model.title = [model.description, model.context && `${model.context} tokens of context`].filter(Boolean).join(", ");
-    view.model.hidden = false;
-    view.demo.hidden = !isDemo;
-    showExamples(isDemo ? EXAMPLES.demo : EXAMPLES.other);
-  } catch {
-    view.model.hidden = true; // the next look at the node's health tries again
-  }
-}
-
-function showExamples(questions) {
-  view.examples.replaceChildren(
-    ...questions.map((question) => makeButton(question, "", () => ask(question))),
-  );
-}
+let chat = newChat();
+let running = null; // {stop, keep} of the answer that streams now
+let isEditing = false; // the last question
+let modelName = "";
+let last = {}; // the last Question and Answer of the document
 
 // ---- one question
 
-async function ask(question) {
-  if (running || !question.trim()) return;
-  view.welcome.hidden = true;
-  view.fresh.hidden = false;
-  for (const button of view.log.querySelectorAll(".trouble button")) button.remove();
-  addTurn("mine", question);
-  await answer(question);
+function ask(text) {
+  if (running || !text.trim()) return;
+  if (isEditing) {
+    chat.messages.splice(findLastQuestion());
+    endEdit();
+    draw();
+  }
+  chat.messages.push({ role: "user", content: text });
+  showQuestion(text);
+  isFollowing = true;
+  answer();
 }
 
-async function answer(question) {
-  const conversation = messages; // "New chat" begins another array while this one may still stream
-  const turn = addTurn("theirs", "");
-  const text = turn.querySelector(".text");
-  running = new AbortController();
-  isStopped = false;
-  showRunning(true);
-  turn.setAttribute("aria-busy", "true");
+function retry() {
+  if (running) return;
+  chat.messages.splice(findLastQuestion() + 1);
+  draw();
+  isFollowing = true;
+  answer();
+}
+
+async function answer() {
+  const own = chat; // another chat may be opened meanwhile
+  const abort = new AbortController();
+  const turn = showAnswer();
+  const speaker = new Speaker();
+  const told = { said: "", nPieces: 0, firstAt: 0, reason: null, usage: null, timings: null };
+  let kept = null;
+  const keep = (note = "") => {
+    if (!kept) own.messages.push((kept = { role: "assistant" }));
+    Object.assign(kept, { content: told.said, note });
+    save(own);
+  };
+  running = { stop: () => abort.abort(), keep: () => told.said && keep() };
+  showRunning();
+  save(own);
+  turn.isBusy = true;
   const started = performance.now();
-  let firstAt = null;
-  let usage = null;
-  let reason = null;
-  let said = "";
   try {
-    const response = await fetch("/v1/chat/completions", {
-      method: "POST",
-      headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({
-        messages: [...conversation, { role: "user", content: question }],
-        stream: true,
-        stream_options: { include_usage: true },
-      }),
-      signal: running.signal,
-    });
-    if (!response.ok) throw await readTrouble(response);
-    for await (const chunk of readEvents(response)) {
-      if (chunk.error) throw { message: chunk.error.message, code: chunk.error.code };
-      const choice = chunk.choices[0];
-      const piece = choice?.delta?.content;
-      if (piece) {
-        firstAt ??= performance.now();
-        said += piece;
-        show(text, said);
-      }
-      reason = choice?.finish_reason ?? reason;
-      usage = chunk.usage ?? usage;
-    }
-    if (!reason) throw { message: "The connection ended in the middle of the answer." };
-    remember(conversation, question, said);
-    addNotes(turn, said, describe(usage, reason, started, firstAt));
-    view.announce.textContent = `Answer: ${said}`;
+    await askUntilAnswered(own, told, turn, speaker, abort.signal);
+    turn.finish(told.said, describe(told, started), retry);
+    speaker.finish(told.said);
+    keep(describe(told, started));
   } catch (error) {
-    if (isStopped) {
-      if (said) remember(conversation, question, said);
-      addNotes(turn, said, ["stopped"]);
-      view.announce.textContent = "Stopped.";
-    } else {
-      if (!said) text.remove();
-      addTrouble(turn, explain(error), () => {
-        turn.remove();
-        answer(question);
-      });
+    const isStopped = abort.signal.aborted;
+    const trouble = isStopped ? { text: say("stopped") } : explain(error, told.said !== "");
+    if (told.said || isStopped) turn.finish(told.said, isStopped ? say("stopped") : say("incomplete"), isStopped && retry);
+    if (told.said) keep(isStopped ? say("stopped") : say("incomplete"));
+    if (!isStopped) showTrouble(turn, trouble);
+    announce(trouble.text);
+    if (trouble.kind === "lost" || trouble.kind === "away") lookAtHealth();
+  }
+  running = null;
+  showRunning();
+  drawChats(chat.id);
+}
+
+/** Ask; while the node is busy wait as long as it says, and when it wants a key ask for one. */
+async function askUntilAnswered(own, told, turn, speaker, signal) {
+  for (let tries = 1; ; tries += 1) {
+    try {
+      return await stream(own, told, turn, speaker, signal);
+    } catch (error) {
+      if (signal.aborted || told.said) throw error;
+      const trouble = explain(error);
+      if (trouble.kind === "key") {
+        if (await askForKey(trouble.text)) {
+          showModel();
+          continue;
+        }
+        throw error;
+      }
+      if (!trouble.waitS || tries >= MAX_TRIES) throw error;
+      if (trouble.kind === "away") lookAtHealth();
+      await turn.countDown(trouble.text, trouble.waitS, signal);
+    }
+  }
+}
+
+async function stream(own, told, turn, speaker, signal) {
+  let wait = { text: say("asking"), at: performance.now() };
+  const showWait = () => {
+    const leftS = Math.max(1, Math.ceil(wait.waitS - (performance.now() - wait.at) / 1000));
+    if (wait.place) turn.wait(say("queued", { place: wait.place, n: leftS }));
+    else turn.wait(wait.text, wait.share);
+  };
+  showWait();
+  const timer = setInterval(() => !told.said && showWait(), 1000);
+  try {
+    const response = await fetchNode("/v1/chat/completions", { body: makeBody(own, true), signal });
+    for await (const chunk of readEvents(response.body)) {
+      if (chunk.error) throw Object.assign(new Error(chunk.error.message), { code: chunk.error.code });
+      if (chunk.prompt_progress && !told.said) {
+        const next = readProgress(chunk);
+        if (next.place && next.place !== wait.place) announce(say("queued", { place: next.place, n: Math.ceil(next.waitS) }));
+        wait = next;
+        showWait();
+      }
+      const choice = chunk.choices?.[0];
+      if (choice?.delta?.content) {
+        told.firstAt ||= performance.now();
+        told.nPieces += 1;
+        told.said += choice.delta.content.replaceAll("\r", "");
+        turn.grow(told.said, () => describeSpeed(told));
+        speaker.update(told.said);
+      }
+      told.reason = choice?.finish_reason ?? told.reason;
+      told.usage = chunk.usage ?? told.usage;
+      told.timings = chunk.timings ?? told.timings;
     }
   } finally {
-    turn.removeAttribute("aria-busy");
-    running = null;
-    showRunning(false);
+    clearInterval(timer);
   }
 }
 
-function remember(conversation, question, said) {
-  conversation.push({ role: "user", content: question }, { role: "assistant", content: said });
+function readProgress({ prompt_progress: { total, cache, processed }, queue }) {
+  const share = total > cache ? Math.max(0, processed - cache) / (total - cache) : 1;
+  const text = say("reading", { percent: Math.round(share * 100), n: total });
+  return { text, share, place: queue?.place ?? 0, waitS: queue?.wait_s ?? 0, at: performance.now() };
 }
 
-async function* readEvents(response) {
-  const decoder = new TextDecoder();
-  const reader = response.body.getReader();
-  let held = "";
-  for (;;) {
-    const { value, done } = await reader.read();
-    if (done) return;
-    held += decoder.decode(value, { stream: true });
-    const blocks = held.split("\n\n");
-    held = blocks.pop();
-    for (const block of blocks) {
-      if (!block.startsWith("data: ")) continue; // a comment keeps a silent stream open
-      if (block === "data: [DONE]") return;
-      yield JSON.parse(block.slice(6));
-    }
-  }
-}
-
-// ---- trouble
-
-async function readTrouble(response) {
-  const body = await response.json().catch(() => null);
+/** What is sent for `own`: a question that got no answer is left out once another follows. */
+function makeBody(own, isStream) {
+  const asked = own.messages.filter(
+    (message, i) => message.role === "assistant" || own.messages[i + 1]?.role !== "user",
+  );
+  const system = systemPrompt();
+  const messages = asked.map(({ role, content }) => ({ role, content }));
   return {
-    status: response.status,
-    code: body?.error?.code,
-    message: body?.error?.message || `The node answered ${response.status}.`,
-    retryAfterS: Number(response.headers.get("Retry-After")) || 0,
+    model: modelName || "default",
+    messages: [...(system ? [{ role: "system", content: system }] : []), ...messages],
+    ...samplingParameters(),
+    ...(isStream && { stream: true, return_progress: true, stream_options: { include_usage: true } }),
   };
 }
 
-function explain(error) {
-  if (error.code === "queue_full" || error.status === 429) {
-    return { text: "The node is busy with other questions.", waitS: error.retryAfterS || 5 };
-  }
-  if (error.code === "not_ready") return { text: "The model is still loading.", waitS: error.retryAfterS || 5 };
-  if (error.status === 502 || error.status === 503 || error.status === 504) {
-    watchHealth();
-    return { text: "The model service is not available at the moment; it starts again by itself.", waitS: error.retryAfterS || 10 };
-  }
-  if (error.code === "context_length_exceeded") {
-    return { text: "This conversation has become longer than the model can hold.", fresh: true };
-  }
-  if (error instanceof TypeError) {
-    showHealth("offline");
-    watchHealth();
-    return { text: "No connection to the node." };
-  }
-  return { text: error.message || "Something went wrong." };
+function describeSpeed({ nPieces, firstAt }) {
+  const seconds = (performance.now() - firstAt) / 1000;
+  return nPieces > 1 && seconds > 0.3 ? say("speed", { speed: (nPieces - 1) / seconds }) : say("answering");
 }
 
-function addTrouble(turn, trouble, retry) {
-  const box = document.createElement("div");
-  box.className = trouble.waitS ? "trouble passing" : "trouble";
-  box.setAttribute("role", "alert");
-  const text = document.createElement("span");
-  text.textContent = trouble.text;
-  box.append(text);
-  if (trouble.fresh) {
-    box.append(makeButton("New chat", "", startFresh));
-  } else {
-    const button = makeButton("Try again", "", () => {
-      if (running) return;
-      clearInterval(countdown);
-      retry();
-    });
-    box.append(button);
-    if (trouble.waitS) waitBefore(button, trouble.waitS);
-  }
-  turn.append(box);
-  scrollDown();
-}
-
-function waitBefore(button, waitS) {
-  const until = performance.now() + waitS * 1000;
-  const tick = () => {
-    const leftS = Math.ceil((until - performance.now()) / 1000);
-    button.disabled = leftS > 0;
-    button.textContent = leftS > 0 ? `Try again in ${leftS} s` : "Try again";
-    if (leftS <= 0) clearInterval(timer);
-  };
-  const timer = setInterval(tick, 250);
-  countdown = timer;
-  tick();
+function describe({ usage, timings, firstAt, reason }, started) {
+  const words = [];
+  if (usage) words.push(say("n_tokens", { n: usage.completion_tokens }));
+  if (firstAt) words.push(say("first_after", { s: (firstAt - started) / 1000 }));
+  if (timings?.predicted_per_second) words.push(say("speed", { speed: timings.predicted_per_second }));
+  if (timings?.cache_n) words.push(say("from_cache", { n: timings.cache_n }));
+  if (reason === "length") words.push(say("cut_off"));
+  return words.join(" · ");
 }
 
 // ---- the document
 
-function addTurn(kind, content) {
-  const turn = document.createElement("article");
-  turn.className = `turn ${kind}`;
-  turn.setAttribute("aria-label", kind === "mine" ? "You" : "Model");
-  const text = document.createElement("p");
-  text.className = "text";
-  text.textContent = content;
-  turn.append(text);
-  view.log.append(turn);
-  view.main.scrollTop = view.main.scrollHeight;
-  return turn;
-}
-
-function addNotes(turn, said, words) {
-  const notes = document.createElement("div");
-  notes.className = "notes";
-  const text = document.createElement("span");
-  text.textContent = words.join(" · ");
-  notes.append(text);
-  if (said && navigator.clipboard) {
-    const copy = makeButton("Copy", "quiet", async () => {
-      await navigator.clipboard.writeText(said);
-      copy.textContent = "Copied";
-    });
-    notes.append(copy);
+function draw() {
+  view.log.replaceChildren();
+  last = {};
+  for (const message of chat.messages) {
+    if (message.role === "user") showQuestion(message.content);
+    else showAnswer().finish(message.content, message.note ?? "", retry);
   }
-  turn.append(notes);
-  scrollDown();
-}
-
-function describe(usage, reason, started, firstAt) {
-  const words = [];
-  if (usage) {
-    words.push(`${usage.completion_tokens} tokens`);
-    if (firstAt) {
-      words.push(`first after ${((firstAt - started) / 1000).toFixed(1)} s`);
-      const seconds = (performance.now() - firstAt) / 1000;
-      if (usage.completion_tokens > 1 && seconds > 0) {
-        words.push(`${((usage.completion_tokens - 1) / seconds).toFixed(1)} tokens/s`);
-      }
-    }
+  const isUnanswered = chat.messages.at(-1)?.role === "user";
+  if (isUnanswered && !running) {
+    const turn = showAnswer();
+    turn.showTrouble(say("unanswered"), say("again"), retry);
   }
-  if (reason === "length") words.push("cut off at the length limit");
-  return words;
+  showStart();
 }
 
-function show(text, said) {
-  const isAtEnd = view.main.scrollHeight - view.main.scrollTop - view.main.clientHeight < 80;
-  text.textContent = said;
-  if (isAtEnd) view.main.scrollTop = view.main.scrollHeight;
+function showQuestion(text) {
+  last.question?.allowEdit(null);
+  last.answer?.allowRetry(null);
+  for (const button of view.log.querySelectorAll(".trouble button")) button.remove();
+  last.question = new Question(text);
+  last.question.allowEdit(startEdit);
+  view.log.append(last.question.element);
+  showStart();
 }
 
-function scrollDown() {
-  if (view.main.scrollHeight - view.main.scrollTop - view.main.clientHeight < 160) {
-    view.main.scrollTop = view.main.scrollHeight;
-  }
+function showAnswer() {
+  for (const trouble of view.log.querySelectorAll(".turn:last-child .trouble")) trouble.parentElement.remove();
+  last.answer?.allowRetry(null);
+  last.answer = new Answer(follow);
+  view.log.append(last.answer.element);
+  return last.answer;
 }
 
-function makeButton(label, className, act) {
-  const button = document.createElement("button");
-  button.type = "button";
-  button.className = className;
-  button.textContent = label;
-  button.addEventListener("click", act);
-  return button;
+function showTrouble(turn, { kind, text }) {
+  if (kind === "long") turn.showTrouble(text, say("fresh"), startFresh);
+  else turn.showTrouble(text, say("again"), retry);
 }
 
-function showRunning(isRunning) {
-  view.send.hidden = isRunning;
-  view.stop.hidden = !isRunning;
-  view.send.disabled = !view.question.value.trim();
-  if (!isRunning) view.question.focus();
+function showStart() {
+  view.welcome.hidden = chat.messages.length > 0;
+  view.fresh.disabled = !chat.messages.length;
+}
+
+function showRunning() {
+  const hadFocus = [view.send, view.stop].includes(document.activeElement);
+  view.stop.hidden = !running;
+  view.send.hidden = Boolean(running);
+  fitQuestion();
+  if (hadFocus || (!running && document.activeElement === document.body)) view.question.focus();
 }
 
 function fitQuestion() {
@@ -330,66 +240,172 @@ function fitQuestion() {
   view.send.disabled = !view.question.value.trim();
 }
 
-function stop() {
-  if (!running) return;
-  isStopped = true;
-  running.abort();
+// ---- following the stream, until the reader scrolls up
+
+let isFollowing = true;
+let lastTop = 0;
+
+const gap = () => view.main.scrollHeight - view.main.scrollTop - view.main.clientHeight;
+
+function follow() {
+  if (isFollowing) view.main.scrollTop = view.main.scrollHeight;
+  view.newest.hidden = isFollowing || gap() < NEAR_PX;
 }
 
-function startFresh() {
-  stop();
-  messages = [];
-  view.log.replaceChildren();
-  view.welcome.hidden = false;
-  view.fresh.hidden = true;
+view.main.addEventListener("scroll", () => {
+  if (gap() < NEAR_PX) isFollowing = true;
+  else if (view.main.scrollTop < lastTop) isFollowing = false;
+  lastTop = view.main.scrollTop;
+  view.newest.hidden = isFollowing || gap() < NEAR_PX;
+});
+view.main.addEventListener("wheel", (event) => event.deltaY < 0 && (isFollowing = false), { passive: true });
+view.newest.addEventListener("click", () => {
+  isFollowing = true;
+  follow();
+  view.question.focus();
+});
+
+// ---- editing the last question
+
+const findLastQuestion = () => chat.messages.findLastIndex((message) => message.role === "user");
+
+function startEdit() {
+  const at = findLastQuestion();
+  if (running || at < 0) return;
+  isEditing = true;
+  view.editing.hidden = false;
+  view.question.value = chat.messages[at].content;
+  fitQuestion();
   view.question.focus();
 }
 
-view.form.addEventListener("submit", (event) => {
-  event.preventDefault();
-  const question = view.question.value;
-  if (running || !question.trim()) return;
+function endEdit() {
+  isEditing = false;
+  view.editing.hidden = true;
   view.question.value = "";
   fitQuestion();
-  ask(question);
+}
+
+byId("cancel-edit").addEventListener("click", () => {
+  endEdit();
+  view.question.focus();
+});
+
+// ---- chats
+
+function save(own) {
+  if (own.isDeleted) return; // while its answer was streaming
+  own.at = Date.now();
+  saveChat(own);
+  drawChats(chat.id);
+  rememberPlace();
+}
+
+function openChat(id) {
+  running?.stop();
+  endEdit();
+  chat = loadChat(id) ?? newChat();
+  isFollowing = true;
+  draw();
+  follow();
+  drawChats(chat.id);
+  rememberPlace();
+  view.question.focus();
+}
+
+function startFresh() {
+  running?.stop();
+  endEdit();
+  chat = newChat();
+  draw();
+  drawChats(chat.id);
+  rememberPlace();
+  view.question.focus();
+}
+
+/** The open chat is in the address, so that a reload and the back button find it. */
+function rememberPlace() {
+  history.replaceState(null, "", chat.messages.length ? `#${chat.id}` : location.pathname);
+}
+
+// ---- the node
+
+function showHealth(state) {
+  const health = byId("health");
+  health.dataset.state = state;
+  byId("health-text").textContent = say(`health_${state}`);
+  if (state === "ready" && !modelName) showModel();
+}
+const lookAtHealth = watchHealth(showHealth);
+
+async function showModel() {
+  const box = byId("welcome-trouble");
+  box.replaceChildren();
+  try {
+    const model = (await (await fetchNode("/v1/models")).json()).data[0];
+    modelName = model.id;
+    byId("model").textContent = model.id;
+    byId("model").title = [model.description, model.context && say("context", { n: model.context })].filter(Boolean).join(", ");
+    byId("model").hidden = false;
+    byId("demo").hidden = model.id !== "demo";
+    showDefaults(model.defaults);
+    const questions = sayList(model.id === "demo" ? "examples_demo" : "examples");
+    view.examples.replaceChildren(...questions.map((text) => makeButton(text, () => ask(text), { className: "" })));
+  } catch (error) {
+    if (error.status !== 401) return; // the next look at the node's health tries again
+    box.append(makeTrouble(say("key_why"), say("key"), async () => (await askForKey()) && showModel()));
+  }
+}
+
+// ---- what the user does
+
+view.form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  const text = view.question.value;
+  if (running || !text.trim()) return;
+  view.question.value = "";
+  ask(text);
+  fitQuestion();
 });
 
 view.question.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+  if (event.isComposing) return;
+  if (event.key === "Enter" && !event.shiftKey) {
     event.preventDefault();
     view.form.requestSubmit();
+  } else if (event.key === "ArrowUp" && !view.question.value && findLastQuestion() >= 0) {
+    event.preventDefault();
+    startEdit();
   }
 });
 
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape") stop();
+  if (event.key !== "Escape" || document.querySelector("dialog[open]")) return;
+  if (running) running.stop();
+  else if (isEditing) endEdit();
 });
 
 view.question.addEventListener("input", fitQuestion);
-view.stop.addEventListener("click", stop);
+view.stop.addEventListener("click", () => running?.stop());
 view.fresh.addEventListener("click", startFresh);
-window.addEventListener("online", watchHealth);
-window.addEventListener("offline", () => showHealth("offline"));
-
-view.theme.addEventListener("click", () => {
-  const root = document.documentElement;
-  const isDark = root.dataset.theme
-    ? root.dataset.theme === "dark"
-    : matchMedia("(prefers-color-scheme: dark)").matches;
-  root.dataset.theme = isDark ? "light" : "dark";
-  try {
-    localStorage.setItem("theme", root.dataset.theme);
-  } catch {
-    // a browser that stores nothing follows the system next time
-  }
+onKey(showModel);
+byId("open-sample").addEventListener("click", () => {
+  const isAsked = findLastQuestion() >= 0;
+  const question = { messages: [{ role: "user", content: sayList("examples_demo")[0] }] };
+  const until = { messages: chat.messages.slice(0, findLastQuestion() + 1) };
+  openSample(makeBody(isAsked ? until : question, false));
 });
+window.addEventListener("pagehide", () => running?.keep());
+window.addEventListener("hashchange", () => location.hash.slice(1) !== chat.id && openChat(location.hash.slice(1)));
 
-try {
-  const theme = localStorage.getItem("theme");
-  if (theme === "light" || theme === "dark") document.documentElement.dataset.theme = theme;
-} catch {
-  // as above
-}
-
+translate();
+startChats({
+  open: openChat,
+  close() {
+    chat.isDeleted = true;
+    startFresh();
+  },
+});
+if (location.hash) openChat(location.hash.slice(1));
+else draw();
 fitQuestion();
-watchHealth();

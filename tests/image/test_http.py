@@ -54,6 +54,15 @@ def test_page_finds_its_files(web, file):
     assert web.get(httpx.URL("/").join(path).path).status_code == 200
 
 
+def test_page_of_the_node_tells_what_was_baked(web):
+    assert web.get("/status").headers["content-type"].startswith("text/html")
+    status = web.get("/status.json").json()
+    assert status["status"] == "ready"
+    assert status["library_set"]
+    assert status["image"]["version"]
+    assert status["image"]["model"]["sha256"]
+
+
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
 def test_health_is_shown(web, path):
     """The load balancer asks these."""

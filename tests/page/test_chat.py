@@ -1,240 +1,356 @@
-"""The page in headless Chromium, through the shipped NGINX, with a fake model that the test holds by a gate."""
+"""Asking: stream, stop, retry, edit, many chats, and what the page says when the node does not answer."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
+from service.keys import Keys
 from tests.fakes import FakeModel, Gate
-from tests.runtime.door import ROOT, Nginx, run_nginx
-from tests.service.door import Running, run_service
+from tests.page.door import ANSWER, ask, last_answer, shoot, wait_answered
+from tests.runtime.door import Nginx, free_port, run_nginx
+from tests.service.door import Running, run_service, wait_until
+from tests.service.test_main import Process
 
-CHROMIUM = "/usr/bin/chromium"
-SCREENSHOTS = ROOT / "build/screenshots"
-ANSWER = (
-    "Llamakiln bakes a language model, its engine and this page into one image.\n\n"
-    "A node boots from that image and answers on port 80: nothing is compiled, installed or downloaded at boot."
-)
+Node = tuple[Nginx, Running]
+KEY = "sk-0123456789abcdef"
 
 
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield browser
-        browser.close()
+def record_prompts(node: Node, answer: str = "Yes.") -> list[str]:
+    prompts: list[str] = []
 
+    def answer_once(prompt: str) -> str:
+        if prompt not in prompts:
+            prompts.append(prompt)
+        return answer
 
-@pytest.fixture
-def gate() -> Gate:
-    gate = Gate()
-    gate.open(1)  # the warm-up token
-    return gate
-
-
-@pytest.fixture
-def answers() -> list[str]:
-    """What the model answers next; the last one for ever."""
-    return [ANSWER]
-
-
-@pytest.fixture
-def node(tmp_path: Path, gate: Gate, answers: list[str]) -> Iterator[tuple[Nginx, Running]]:
-    model = FakeModel(lambda prompt: answers[0], gate=gate, n_context=2048)
-    with (
-        run_service(model, on_socket=True, max_queue=0, model_name="demo") as service,
-        run_nginx(tmp_path, service.server.port) as nginx,
-    ):
-        yield nginx, service
-
-
-@pytest.fixture
-def page(browser: Browser, node: tuple[Nginx, Running]) -> Iterator[Page]:
-    context = browser.new_context(viewport={"width": 1100, "height": 760})
-    page = context.new_page()
-    page.set_default_timeout(20_000)
-    faults: list[str] = []
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("console", lambda line: faults.append(line.text) if "Content Security Policy" in line.text else None)
-    page.goto(node[0].url)
-    expect(page.locator("#health-text")).to_have_text("ready", timeout=20_000)
-    yield page
-    context.close()
-    assert not faults, faults
-
-
-def ask(page: Page, question: str) -> None:
-    page.locator("#question").fill(question)
-    page.keyboard.press("Enter")
-
-
-def last_answer(page: Page):
-    return page.locator(".theirs").last.locator(".text")
-
-
-def shoot(page: Page, name: str) -> None:
-    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=SCREENSHOTS / f"{name}.png")
+    node[1].model.answer = answer_once
+    return prompts
 
 
 def test_page_says_which_model_and_that_it_is_the_demo(page: Page):
     expect(page.locator("#model")).to_have_text("demo")
     expect(page.locator("#demo")).to_be_visible()
     expect(page.locator("#examples button")).to_have_count(3)
-    shoot(page, "welcome")
 
 
-def test_answer_streams_and_tells_its_size(page: Page, gate: Gate):
+def test_answer_streams_and_tells_its_size(held_page: Page, gate: Gate):
     gate.open(9)
-    ask(page, "What is Llamakiln?")
-    expect(last_answer(page)).to_have_text("Llamakiln")  # nine tokens, and the model waits at the gate
-    expect(page.locator(".theirs")).to_have_attribute("aria-busy", "true")
-    shoot(page, "streaming")
+    ask(held_page, "What is Llamakiln?")
+    expect(last_answer(held_page)).to_have_text("Llamakiln")  # nine tokens, and the model waits at the gate
+    expect(held_page.locator(".theirs")).to_have_attribute("aria-busy", "true")
+    shoot(held_page, "streaming")
     gate.open_for_ever()
-    expect(last_answer(page)).to_have_text(ANSWER)
-    expect(page.locator(".theirs .notes")).to_contain_text(f"{len(ANSWER)} tokens")
-    expect(page.locator("#announce")).to_have_text(f"Answer: {ANSWER}")
-    expect(page.locator("#send")).to_be_visible()
-    shoot(page, "answer")
+    wait_answered(held_page)
+    expect(last_answer(held_page)).to_have_text(ANSWER)
+    size = re.compile(rf"{len(ANSWER)} tokens · first after .* s · .*tokens/s")
+    expect(held_page.locator(".notes")).to_have_text(size)
+    expect(held_page.locator("#send")).to_be_visible()
 
 
 @pytest.mark.parametrize("how", ["button", "escape"])
-def test_stop_keeps_the_text_and_frees_the_engine(page: Page, gate: Gate, node: tuple[Nginx, Running], how: str):
+def test_stop_keeps_the_text_and_frees_the_engine(held_page: Page, gate: Gate, held: Node, how: str):
     gate.open(9)
-    ask(page, "Tell me a lot")
-    expect(last_answer(page)).to_have_text("Llamakiln")
+    ask(held_page, "Tell me a lot")
+    expect(last_answer(held_page)).to_have_text("Llamakiln")
     if how == "button":
-        page.locator("#stop").click()
+        held_page.locator("#stop").click()
     else:
-        page.keyboard.press("Escape")
-    expect(page.locator(".theirs .notes")).to_contain_text("stopped")
+        held_page.keyboard.press("Escape")
+    expect(held_page.locator(".theirs .notes")).to_contain_text("stopped")
     gate.open_for_ever()
-    assert node[1].engine.wait_idle(20)
-    expect(last_answer(page)).to_have_text("Llamakiln")
+    assert held[1].engine.wait_idle(30)
+    expect(last_answer(held_page)).to_have_text("Llamakiln")
 
 
-def test_second_question_carries_the_conversation(page: Page, gate: Gate, node: tuple[Nginx, Running]):
-    gate.open_for_ever()
-    prompts: list[str] = []
-    node[1].model.answer = lambda prompt: (prompts.append(prompt), "Yes.")[1]
+def test_second_question_carries_the_conversation(page: Page, node: Node):
+    prompts = record_prompts(node)
     ask(page, "First?")
-    expect(page.locator(".notes")).to_have_count(1)
+    wait_answered(page)
     ask(page, "Second?")
-    expect(page.locator(".notes")).to_have_count(2)
+    wait_answered(page, 2)
     assert prompts[-1] == "[user]First?\n[assistant]Yes.\n[user]Second?\n"
     page.locator("#fresh").click()
     expect(page.locator(".turn")).to_have_count(0)
     ask(page, "Third?")
-    expect(page.locator(".notes")).to_have_count(1)
+    wait_answered(page)
     assert prompts[-1] == "[user]Third?\n"
 
 
-def test_shift_enter_makes_a_new_line(page: Page, gate: Gate):
-    gate.open_for_ever()
-    question = page.locator("#question")
-    question.fill("one")
-    page.keyboard.press("Shift+Enter")
-    page.keyboard.type("two")
-    expect(question).to_have_value("one\ntwo")
+def test_retry_and_edit_replace_the_last_question(page: Page, node: Node):
+    prompts = record_prompts(node)
+    ask(page, "First?")
+    wait_answered(page)
+    node[1].model.answer = lambda prompt: "Another."
+    page.get_by_role("button", name="Try again").click()
+    expect(last_answer(page)).to_have_text("Another.")
+    expect(page.locator(".turn")).to_have_count(2)
+    prompts = record_prompts(node, "Edited.")
+    page.locator("#question").press("ArrowUp")
+    expect(page.locator("#question")).to_have_value("First?")
+    expect(page.locator("#editing")).to_be_visible()
+    ask(page, "Better?")
+    expect(last_answer(page)).to_have_text("Edited.")
+    expect(page.locator(".turn")).to_have_count(2)
+    assert prompts == ["[user]Better?\n"]
+
+
+def test_reload_keeps_chats_and_they_can_be_renamed_and_deleted(page: Page, node: Node):
+    record_prompts(node)
+    ask(page, "About clay?")
+    wait_answered(page)
+    page.locator("#fresh").click()
+    ask(page, "About fire?")
+    wait_answered(page)
+    page.reload()
+    expect(page.locator(".mine .text")).to_have_text("About fire?")
+    expect(last_answer(page)).to_have_text("Yes.")
+    titles = page.locator("#chat-list .title")
+    expect(titles).to_have_text(["About fire?", "About clay?"])
+    page.get_by_role("button", name="Rename “About clay?”").click()
+    page.keyboard.type("Red clay")
     page.keyboard.press("Enter")
-    expect(page.locator(".mine .text")).to_have_text("one\ntwo")
+    expect(titles).to_have_text(["About fire?", "Red clay"])
+    titles.last.click()
+    expect(page.locator(".mine .text")).to_have_text("About clay?")
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Delete “Red clay”").click()
+    expect(titles).to_have_text(["About fire?"])
+    expect(page.locator("#welcome")).to_be_visible()
+    page.locator("#delete-all").click()
+    expect(titles).to_have_count(0)
+    assert page.evaluate("Object.keys(localStorage).filter((name) => name.includes('chat'))") == []
 
 
-def test_markup_of_the_model_stays_text(page: Page, gate: Gate, answers: list[str]):
-    gate.open_for_ever()
-    answers[0] = "<img src=x onerror=alert(1)><b>bold</b>"
-    ask(page, "<script>alert(2)</script>")
-    expect(last_answer(page)).to_have_text(answers[0])
-    assert page.locator("#log img, #log b, #log script").count() == 0
+def test_reload_in_the_middle_keeps_what_was_said(held_page: Page, gate: Gate):
+    gate.open(9)
+    ask(held_page, "What is Llamakiln?")
+    expect(last_answer(held_page)).to_have_text("Llamakiln")
+    held_page.reload()
+    expect(last_answer(held_page)).to_have_text("Llamakiln")
 
 
-def test_busy_node_says_when_to_try_again(page: Page, gate: Gate, browser: Browser, node: tuple[Nginx, Running]):
+def test_settings_are_sent_kept_and_reset(page: Page, node: Node):
+    prompts = record_prompts(node)
+    page.locator("#open-settings").click()
+    expect(page.locator("#set-temperature")).to_have_attribute("placeholder", "0.8")
+    page.locator("#system").fill("Be brief.")
+    page.locator("#set-max_tokens").fill("2")
+    page.keyboard.press("Escape")
+    ask(page, "Well?")
+    wait_answered(page)
+    expect(last_answer(page)).to_have_text("Ye")
+    expect(page.locator(".notes")).to_contain_text("cut off")
+    assert prompts[-1] == "[system]Be brief.\n[user]Well?\n"
+    page.reload()
+    page.locator("#open-settings").click()
+    expect(page.locator("#system")).to_have_value("Be brief.")
+    page.locator("#reset").click()
+    expect(page.locator("#system")).to_have_value("")
+    expect(page.locator("#set-max_tokens")).to_have_value("")
+
+
+def test_place_and_progress_are_shown_while_waiting(visit: Callable[..., Page], tmp_path: Path, gate: Gate):
+    model = FakeModel(lambda prompt: ANSWER, gate=gate, n_context=2048)
+    with (
+        run_service(model, on_socket=True, max_queue=2) as service,
+        run_nginx(tmp_path, service.server.port) as nginx,
+    ):
+        first, second = visit(nginx.url), visit(nginx.url)
+        gate.open(9)
+        ask(first, "I was first")
+        expect(last_answer(first)).to_have_text("Llamakiln")
+        ask(second, "And I?")
+        wait_until(lambda: service.engine.n_waiting == 1)
+        gate.open(2)  # a step tells those who wait
+        told = re.compile(r"Waiting at place 1 in the queue, about \d+ s to go")
+        expect(second.locator(".waiting")).to_have_text(told)
+        shoot(second, "queued")
+        gate.open_for_ever()
+        expect(last_answer(second)).to_have_text(ANSWER)
+
+
+def test_progress_of_the_prompt_is_read(page: Page):
+    progress = [{"total": 200, "cache": 0, "processed": done, "time_ms": 1} for done in (50, 126)]
+    chunks = [{"choices": [], "prompt_progress": each, "queue": {"place": 0, "wait_s": 1}} for each in progress]
+    page.evaluate(
+        """(text) => {
+          const real = window.fetch;
+          const start = (stream) => stream.enqueue(new TextEncoder().encode(text));
+          const answer = () => Promise.resolve(new Response(new ReadableStream({ start })));
+          window.fetch = (path, options) => (path.includes("chat") ? answer() : real(path, options));
+        }""",
+        "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks),
+    )
+    ask(page, "A long one")
+    expect(page.locator(".waiting")).to_have_text("Reading the question: 63 % of 200 tokens")
+    expect(page.locator(".waiting progress")).to_have_js_property("value", 0.63)
+
+
+def test_busy_node_is_tried_again_by_itself(visit: Callable[..., Page], gate: Gate, held: Node):
     gate.open(1)
-    other = browser.new_page()
-    other.goto(node[0].url)
+    other, page = visit(held[0].url), visit(held[0].url)
     ask(other, "I was first")
     expect(last_answer(other)).to_have_text("L")
     ask(page, "And I?")
-    expect(page.locator(".trouble")).to_contain_text("busy")
-    expect(page.locator(".trouble button")).to_have_text(re.compile(r"Try again in \d+ s"))
-    expect(page.locator(".trouble button")).to_be_disabled()
+    expect(page.locator(".trouble")).to_contain_text("The node is busy")
+    expect(page.locator(".count")).to_have_text(re.compile(r"Trying again in \d+ s"))
     shoot(page, "busy")
     gate.open_for_ever()
-    expect(page.locator(".trouble button")).to_be_enabled()
-    page.locator(".trouble button").click()
     expect(last_answer(page)).to_have_text(ANSWER)
     expect(page.locator(".trouble")).to_have_count(0)
-    other.close()
 
 
-def test_offline_is_told_and_can_be_tried_again(page: Page, gate: Gate):
-    gate.open_for_ever()
+def test_waiting_for_a_busy_node_can_be_hurried_and_stopped(page: Page, node: Node):
+    refusal = '{"error":{"message":"too many","code":"rate_limit_exceeded"}}'
+    headers = {"Retry-After": "600", "Content-Type": "application/json"}
+    page.route("**/chat/completions", lambda route: route.fulfill(status=429, headers=headers, body=refusal))
+    ask(page, "Now?")
+    expect(page.locator(".count")).to_have_text(re.compile(r"Trying again in (600|599) s"))
+    page.keyboard.press("Escape")
+    expect(page.locator(".notes")).to_contain_text("stopped")
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator(".count")).to_be_visible()
+    page.unroute("**/chat/completions")
+    page.get_by_role("button", name="Try now").click()
+    expect(last_answer(page)).to_have_text(ANSWER)
+
+
+def test_offline_is_told_and_can_be_tried_again(page: Page):
+    expect(page.locator("#model")).to_be_visible()
     page.context.set_offline(True)
     ask(page, "Anybody there?")
-    expect(page.locator(".trouble")).to_contain_text("No connection")
+    expect(page.locator(".trouble")).to_contain_text("No connection to the node")
     expect(page.locator("#health")).to_have_attribute("data-state", "offline")
     page.context.set_offline(False)
     page.locator(".trouble button").click()
     expect(last_answer(page)).to_have_text(ANSWER)
 
 
-def test_node_that_drains_is_told(page: Page, node: tuple[Nginx, Running]):
-    node[1].engine.drain()
-    ask(page, "Still there?")
-    expect(page.locator(".trouble")).to_contain_text("not available")
-    expect(page.locator("#health-text")).to_have_text("node is shutting down")
+def test_service_killed_in_the_middle_is_told_and_the_text_is_kept(visit: Callable[..., Page], tmp_path: Path):
+    """A process of its own, killed as the kernel would, and started again on the same port as systemd would."""
+    port = free_port()
+    homes = [tmp_path / name for name in ("first", "second")]
+    for home in homes:
+        home.mkdir()
+    with run_nginx(tmp_path, port) as nginx:
+        service = Process(homes[0], LLM_PORT=str(port))
+        page = visit(nginx.url)
+        service.tokens(30)  # the warm-up, and a part of the answer
+        expect(page.locator("#health-text")).to_have_text("ready")
+        ask(page, "one two three four five six seven eight nine ten " * 3)
+        expect(last_answer(page)).to_contain_text("You said")
+        service.signal(signal.SIGKILL)
+        expect(page.locator(".trouble")).to_contain_text("The connection broke off in the middle of the answer")
+        expect(last_answer(page)).to_contain_text("You said")
+        shoot(page, "broken")
+        assert service.exit_code() == -signal.SIGKILL
+        service = Process(homes[1], LLM_PORT=str(port))
+        service.all_tokens()
+        expect(page.locator("#health-text")).to_have_text("ready")
+        page.locator(".trouble button").click()
+        expect(last_answer(page)).to_contain_text("nine ten")
+        service.signal()
+        assert service.exit_code() == 0
 
 
-def test_service_away_is_told(browser: Browser, tmp_path: Path):
-    from tests.runtime.door import free_port
+def test_failure_in_the_middle_keeps_what_was_said(held_page: Page, gate: Gate, held: Node):
+    gate.open(9)
+    ask(held_page, "What is Llamakiln?")
+    expect(last_answer(held_page)).to_have_text("Llamakiln")
+    held[1].model.fault = RuntimeError("a broken step")
+    gate.open_for_ever()
+    expect(held_page.locator(".trouble")).to_contain_text("the model failed on this request")
+    expect(last_answer(held_page)).to_have_text("Llamakiln")
 
+
+def test_node_that_drains_is_told(held_page: Page, held: Node):
+    held[1].engine.drain()
+    ask(held_page, "Still there?")
+    expect(held_page.locator(".trouble")).to_contain_text("it starts again by itself")
+    expect(held_page.locator("#health-text")).to_have_text("shutting down")
+
+
+def test_service_away_is_told(visit: Callable[..., Page], tmp_path: Path):
     with run_nginx(tmp_path, free_port()) as nginx:
-        page = browser.new_page()
-        page.goto(nginx.url)
+        page = visit(nginx.url)
         expect(page.locator("#health-text")).to_have_text("service is starting")
         ask(page, "Hello?")
         expect(page.locator(".trouble")).to_contain_text("starts again by itself")
-        page.close()
+        expect(page.locator(".count")).to_be_visible()
 
 
-def test_failure_in_the_middle_keeps_what_was_said(page: Page, gate: Gate, node: tuple[Nginx, Running]):
-    gate.open(9)
-    ask(page, "What is Llamakiln?")
-    expect(last_answer(page)).to_have_text("Llamakiln")
-    node[1].model.fault = RuntimeError("a broken step")
-    gate.open_for_ever()
-    expect(page.locator(".trouble")).to_contain_text("the model failed on this request")
-    expect(last_answer(page)).to_have_text("Llamakiln")
-
-
-def test_too_long_conversation_offers_a_new_one(page: Page, gate: Gate):
-    gate.open_for_ever()
-    ask(page, "x" * 3000)
+def test_too_long_conversation_offers_a_new_one(page: Page):
+    ask(page, "x" * 9000)
     expect(page.locator(".trouble")).to_contain_text("longer than the model can hold")
     page.locator(".trouble button").click()
     expect(page.locator("#welcome")).to_be_visible()
 
 
-def test_theme_button_switches_and_is_remembered(page: Page):
-    root = page.locator("html")
-    before = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    page.locator("#theme").click()
-    expect(root).to_have_attribute("data-theme", "dark")
-    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != before
-    page.reload()
-    expect(root).to_have_attribute("data-theme", "dark")
-    shoot(page, "dark")
+def test_key_is_asked_for_and_kept_for_the_session_only(visit: Callable[..., Page], tmp_path: Path):
+    with (
+        run_service(FakeModel(lambda prompt: ANSWER), on_socket=True, keys=Keys([KEY])) as service,
+        run_nginx(tmp_path, service.server.port) as nginx,
+    ):
+        page = visit(nginx.url)
+        expect(page.locator("#welcome-trouble")).to_contain_text("one of its API keys")
+        ask(page, "May I?")
+        page.locator("#key-value").fill("wrong-wrong-wrong-wrong")
+        page.keyboard.press("Enter")
+        expect(page.locator("#key-why")).to_have_text("The node does not know this API key.")
+        page.locator("#key-value").fill(KEY)
+        page.keyboard.press("Enter")
+        expect(last_answer(page)).to_have_text(ANSWER)
+        expect(page.locator("#model")).to_have_text("fake")
+        stored = "[JSON.stringify(localStorage), JSON.stringify(sessionStorage)]"
+        kept, session = page.evaluate(stored)
+        assert KEY not in kept and KEY in session
+        page.locator("#open-sample").click()
+        assert KEY not in page.locator("#sample").inner_text()
+        assert "$LLM_API_KEY" in page.locator("#sample").inner_text()
+        page.keyboard.press("Escape")
+        page.locator("#open-settings").click()
+        page.locator("#open-key").click()
+        page.locator("#key-value").fill(KEY)
+        page.locator("#key-keep").check()
+        page.keyboard.press("Enter")
+        assert KEY in page.evaluate(stored)[0]
+        page.locator("#open-key").click()
+        page.get_by_role("button", name="Forget it").click()
+        assert all(KEY not in each for each in page.evaluate(stored))
 
 
-def test_page_fits_a_telephone(page: Page, gate: Gate):
+def test_shift_enter_makes_a_new_line(page: Page):
+    page.locator("#question").fill("one")
+    page.keyboard.press("Shift+Enter")
+    page.keyboard.type("two")
+    expect(page.locator("#question")).to_have_value("one\ntwo")
+    page.keyboard.press("Enter")
+    expect(page.locator(".mine .text")).to_have_text("one\ntwo")
+
+
+def test_stream_is_followed_until_the_reader_scrolls_up(held_page: Page, gate: Gate, held: Node):
+    held[1].model.answer = lambda prompt: "\n\n".join(f"{i}" for i in range(80))
+    top = "document.querySelector('main').scrollTop"
+    gate.open(120)
+    ask(held_page, "Count")
+    expect(last_answer(held_page)).to_contain_text("29")
+    wait_until(lambda: held_page.evaluate(top) > 300)
+    held_page.locator("#main").hover()
+    held_page.mouse.wheel(0, -400)
+    expect(held_page.locator("#newest")).to_be_visible()
+    before = held_page.evaluate(top)
+    gate.open(60)
+    expect(last_answer(held_page)).to_contain_text("44")
+    assert held_page.evaluate(top) == before
+    held_page.locator("#newest").click()
+    wait_until(lambda: held_page.evaluate(top) > before)
     gate.open_for_ever()
-    page.set_viewport_size({"width": 360, "height": 640})
-    ask(page, "What is Llamakiln?")
-    expect(last_answer(page)).to_have_text(ANSWER)
-    assert page.evaluate("document.documentElement.scrollWidth") == 360
-    shoot(page, "telephone")
+    expect(last_answer(held_page)).to_contain_text("79")
+    expect(held_page.locator("#newest")).to_be_hidden()

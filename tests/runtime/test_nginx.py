@@ -13,11 +13,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service import app, config
+from service import app, config, page
 from tests.fakes import FakeModel, Gate
 from tests.runtime.door import ETC, Nginx, free_port, run_nginx, write_configuration
 from tests.service.door import Running, run_service, wait_until
 
+STATIC = f"/static/{page.read_stamp()}"
 CONF = "".join(path.read_text() for path in sorted((ETC / "nginx").rglob("*.conf")))
 
 
@@ -56,29 +57,57 @@ def test_configuration_is_valid(tmp_path: Path):
     assert checked.returncode == 0 and "warn" not in checked.stderr, checked.stderr
 
 
-@pytest.mark.parametrize("path", ["/", "/index.html", "/chat.js", "/style.css", "/icon.svg"])
+@pytest.mark.parametrize("path", ["/", "/status", f"{STATIC}/chat.js", f"{STATIC}/vendor/marked.js"])
 def test_page_comes_from_disk_even_when_the_service_is_away(down: Nginx, path: str):
     reply = httpx.get(down.url + path)
     assert reply.status_code == 200
-    for name, value in app.PAGE_HEADERS.items():
+    for name, value in page.HEADERS.items():
         assert reply.headers[name] == value
-    assert reply.headers["Cache-Control"] == "no-cache"
+    assert reply.headers["Cache-Control"] == page.map_paths()[path][1]
+    assert reply.headers["Content-Encoding"] == "gzip"
     again = httpx.get(down.url + path, headers={"If-None-Match": reply.headers["ETag"]})
     assert again.status_code == 304
 
 
 def test_page_is_the_services_own(node: tuple[Nginx, Running]):
     nginx, service = node
-    for path in ("/", "/chat.js", "/style.css", "/icon.svg"):
+    for path in page.map_paths():
         ours, theirs = httpx.get(nginx.url + path), httpx.get(service.url + path)
-        assert ours.text == theirs.text
+        assert ours.content == theirs.content
+        assert ours.headers["Cache-Control"] == theirs.headers["Cache-Control"]
+        if path.endswith(".js"):
+            assert "javascript" in ours.headers["Content-Type"] and "javascript" in theirs.headers["Content-Type"]
+
+
+def test_content_of_another_stamp_is_not_found(down: Nginx):
+    """While two nodes differ, a browser must not keep the one's script under the other's name."""
+    assert httpx.get(f"{down.url}/static/0123456789ab/chat.js").status_code == 404
+
+
+def test_status_passes_and_is_never_kept(node: tuple[Nginx, Running]):
+    reply = httpx.get(node[0].url + "/status.json")
+    assert reply.json()["status"] == "ready" and reply.headers["Cache-Control"] == "no-store"
 
 
 def test_listens_on_both_address_families(down: Nginx):
     assert httpx.get(f"http://[::1]:{down.port}/").status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/metrics", "/nope", "/.git/config", "/service/app.py", "/../etc/passwd", "/v2/x"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/metrics",
+        "/nope",
+        "/.git/config",
+        "/service/app.py",
+        "/chat.js",
+        "/static/",
+        f"{STATIC}/",
+        f"{STATIC}/../../app.py",
+        "/../etc/passwd",
+        "/v2/x",
+    ],
+)
 def test_everything_else_is_a_json_404(node: tuple[Nginx, Running], path: str):
     reply = httpx.get(node[0].url + path)
     assert reply.status_code == 404
@@ -229,7 +258,7 @@ def test_waiting_times_are_in_order():
 
 @pytest.mark.parametrize("method", ["POST", "DELETE"])
 def test_page_cannot_be_written_to(down: Nginx, method: str):
-    reply = httpx.request(method, down.url + "/chat.js")
+    reply = httpx.request(method, down.url + f"{STATIC}/chat.js")
     assert (reply.status_code, reply.json()["error"]["code"]) == (405, "method_not_allowed")
 
 

@@ -18,11 +18,13 @@ from service.app import make_app
 from service.config import Config
 from service.config import load as load_config
 from service.engine import Engine, Limits
+from service.keys import Keys
 from service.metrics import Metrics
 from service.model import Model
 from service.prompt import Prompter
 from service.request import Event, Request, SamplingParams
 from service.server import Server
+from service.status import Status
 from tests.fakes import FakeModel, Gate
 
 DEMO = Path(__file__).resolve().parents[2] / "packer" / "models" / "demo.gguf"
@@ -166,6 +168,8 @@ def run_service(
     ping_s: float = 10.0,
     poll_s: float = 0.02,
     wait_ready: bool = True,
+    keys: Keys | None = None,
+    image: Path = Path("/nonexistent"),
     **changes: Any,
 ) -> Iterator[Running]:
     """A whole service, with a fake model unless told otherwise. poll_s is short: nothing here is about time."""
@@ -173,6 +177,7 @@ def run_service(
     config = make_config(**changes)
     ready = threading.Event()
     metrics = Metrics()
+    status = Status(metrics, image=image)
     engine = make_engine(
         model,
         metrics=metrics,
@@ -184,8 +189,9 @@ def run_service(
         speculates=False,  # one token for each passing of a gate
         on_ready=ready.set,
         on_fatal=lambda error: ready.set(),
+        on_beat=status.beat,
     )
-    app = make_app(config, engine, metrics, ping_s=ping_s, poll_s=poll_s)
+    app = make_app(config, engine, metrics, keys=keys, status=status, ping_s=ping_s, poll_s=poll_s)
     server = None
     if on_socket:
         server = Server(

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from service import page
 from service.app import make_app
 from service.errors import ServiceError
 from service.keys import Keys
@@ -131,6 +132,7 @@ def test_too_long_prompt_is_refused_with_numbers(service: Running):
         ("GET", "/v1/models/other", 404),
         ("GET", "/../service/app.py", 404),
         ("GET", "/static/chat.js", 404),
+        ("GET", "/static/000000000000/chat.js", 404),
         ("GET", "/caf\xe9", 404),
     ],
 )
@@ -179,19 +181,36 @@ def test_request_id_is_kept_if_plain_and_made_otherwise(service: Running):
     assert service.door.get("/nope", **{"X-Request-Id": "mine"}).headers["X-Request-Id"] == "mine"
 
 
-@pytest.mark.parametrize("path", ["/", "/index.html", "/chat.js", "/style.css", "/icon.svg"])
+@pytest.mark.parametrize("path", sorted(page.map_paths()))
 def test_page_is_served_with_its_headers(service: Running, path: str):
     reply = service.door.get(path)
     assert reply.status == 200 and len(reply.body) > 300
+    assert ("immutable" in reply.headers["Cache-Control"]) == path.startswith("/static/")
     assert "default-src 'none'" in reply.headers["Content-Security-Policy"]
     assert reply.headers["X-Content-Type-Options"] == "nosniff"
 
 
-def test_page_needs_nothing_that_its_policy_forbids(service: Running):
-    page = service.door.get("/").body.decode()
-    assert "<style" not in page and not re.search(r"\s(style|on\w+)=", page)
-    assert page.count("<script") == 1 and 'src="/chat.js"' in page
-    assert "http://" not in page and "https://" not in page
+@pytest.mark.parametrize("path", ["/", "/status"])
+def test_page_needs_nothing_that_its_policy_forbids(service: Running, path: str):
+    html = service.door.get(path).body.decode()
+    assert "<style" not in html and not re.search(r"\s(style|on\w+)=", html)
+    assert html.count("<script") == 1 and "</script>" in html and "></script>" in html
+    assert not re.search(r"(?:src|href)=.https?:", html)
+
+
+def test_status_is_the_numbers_of_metrics(service: Running):
+    service.door.post("/generate", {"prompt": "hi"})
+    service.door.post("/generate", {"prompt": ""})
+    status = service.door.get("/status.json").json
+    assert (status["status"], status["model"]["id"], status["image"]) == ("ready", "fake", None)
+    lines = service.door.get("/metrics").body.decode().splitlines()
+    told = dict(line.rsplit(" ", 1) for line in lines if line.startswith("llm_") and "{" not in line)
+    numbers = status["metrics"]
+    assert numbers["llm_requests_finished_total"] == numbers["llm_requests_refused_total"] == 1
+    assert {name: float(told[name]) for name in told if "_created" not in name} == {
+        name: value for name, value in numbers.items() if name in told
+    }
+    assert len([name for name in numbers if name in told]) > 20
 
 
 def test_metrics_tell_of_requests(service: Running):
@@ -510,6 +529,8 @@ def locked() -> Door:
         ("POST", "/detokenize"),
         ("GET", "/v1/models"),
         ("GET", "/v1/models/fake"),
+        ("GET", "/status.json"),
+        ("GET", "/static/../status.json"),
         ("GET", "/nope"),
         ("OPTIONS", "/v1/models"),
         ("GET", "/healthz/"),
@@ -522,7 +543,7 @@ def test_closed_doors_ask_for_a_key(locked: Door, method: str, path: str, header
     assert reply.headers["Www-Authenticate"] == 'Bearer realm="llamakiln"'
 
 
-@pytest.mark.parametrize("path", ["/", "/index.html", "/chat.js", "/healthz", "/metrics", "/openapi.json"])
+@pytest.mark.parametrize("path", ["/healthz", "/metrics", "/openapi.json", *page.map_paths()])
 def test_open_doors_need_no_key(locked: Door, path: str):
     assert locked.get(path).status == 200
 

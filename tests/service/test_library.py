@@ -266,3 +266,10 @@ def test_wrapper_says_why_no_set_fits(node):
     done = subprocess.run([node / "bin/llama-bench"], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "host needs warp, which this CPU lacks" in done.stderr
+
+
+def test_chosen_set_is_told_by_name(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv(library.LIB_PATH_VARIABLE, raising=False)
+    assert library.read_chosen() is None
+    monkeypatch.setenv(library.LIB_PATH_VARIABLE, "/somewhere/native")
+    assert library.read_chosen() == "native"
