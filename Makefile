@@ -14,7 +14,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 # The tools environment's python; made on first use.
 venv = $$(bash scripts/setup_venv.sh)
 
-.PHONY: help image image-oci stack test test-image run bench lock lock-model train-demo clean
+.PHONY: help image image-oci stack test test-image run bench tune lock lock-model train-demo clean
 
 help: ## print this
 	@printf 'Llamakiln: a small language model, baked into an Arm image for Oracle Cloud.\n\n'
@@ -48,6 +48,10 @@ bench: ## compare with other servers on this machine (MODEL=random PEERS="..." W
 	@bash scripts/install_host_packages.sh bench
 	@PEERS='$(PEERS)' WORKLOADS='$(WORKLOADS)' QUICK='$(QUICK)' \
 	  bash scripts/run_bench.sh '$(if $(filter file,$(origin MODEL)),random,$(MODEL))'
+
+tune: ## find the fastest settings for a model on this machine (MODEL=demo, or several to compare)
+	@bash scripts/install_host_packages.sh run
+	@bash scripts/run_tune.sh $(MODEL)
 
 lock: ## lock the Python packages again after a change in pyproject.toml
 	@python=$(venv); PATH="$$(dirname "$$python"):$$PATH" bash scripts/lock_python.sh

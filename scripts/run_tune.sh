@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# `make tune`: make environment, library sets and models ready, then measure settings for each model in turn.
+#
+# usage: run_tune.sh MODEL... (rows of packer/models.toml or GGUF files: name several quantisations to compare them)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/lib.sh
+[ $# -ge 1 ] || die "usage: run_tune.sh MODEL..."
+
+python=$(bash scripts/setup_venv.sh)
+LLM_LIB_DIR=$("$python" scripts/build_libllama.py native)
+export LLM_LIB_DIR LLM_LOG_LEVEL=error
+for name in "$@"; do
+  if [ -f "$name" ]; then model=$name; else model=$("$python" scripts/fetch_model.py "$name"); fi
+  log "$name"
+  LLM_MODEL=$model "$python" scripts/tune_engine.py
+done
