@@ -46,19 +46,16 @@ export class Plot {
   }
 }
 
-/** The line of a column: a gap where a value is missing, a dot where one stands alone. */
+/** The line of a column: a gap where a value is missing, a short stroke where one stands alone. */
 function trace(column, ages, spanS, top) {
   let path = "";
-  let isDown = false;
   column.forEach((value, i) => {
-    if (value === null) {
-      isDown = false;
-      return;
-    }
-    const x = (WIDTH * (1 - ages[i] / spanS)).toFixed(1);
+    if (value === null) return;
+    const x = WIDTH * (1 - ages[i] / spanS);
     const y = (HEIGHT - 3 - (HEIGHT - 6) * (value / top)).toFixed(1);
-    path += isDown ? `L${x} ${y}` : `M${x} ${y}l.01 0`;
-    isDown = true;
+    const [hasBefore, hasAfter] = [column[i - 1] ?? null, column[i + 1] ?? null].map((each) => each !== null);
+    if (hasBefore) path += `L${x.toFixed(1)} ${y}`;
+    else path += hasAfter ? `M${x.toFixed(1)} ${y}` : `M${(x - 2).toFixed(1)} ${y}h4`;
   });
   return path;
 }

@@ -288,7 +288,7 @@ const wanted = navigator.languages.map((tag) => tag.slice(0, 2)).find((tag) => t
 export const language = wanted ?? "en";
 const plural = new Intl.PluralRules(language);
 
-export function formatNumber(value, digits = Math.abs(value) < 100 ? 1 : 0) {
+export function formatNumber(value, digits = Math.abs(value) < 1 ? 2 : Math.abs(value) < 100 ? 1 : 0) {
   return value.toLocaleString(language, { maximumFractionDigits: digits });
 }
 
