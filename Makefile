@@ -14,7 +14,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 # The tools environment's python; made on first use.
 venv = $$(bash scripts/setup_venv.sh)
 
-.PHONY: help image image-oci test test-image run lock lock-model train-demo clean
+.PHONY: help image image-oci stack test test-image run bench lock lock-model train-demo clean
 
 help: ## print this
 	@printf 'Llamakiln: a small language model, baked into an Arm image for Oracle Cloud.\n\n'
@@ -28,6 +28,9 @@ image-oci: ## bake in Oracle Cloud (MODEL=demo VARS=packer/oci/my.pkrvars.hcl)
 	@bash scripts/install_host_packages.sh oci
 	@python=$(venv); "$$python" scripts/bake_oci.py --model '$(MODEL)' $(if $(VARS),--var-file '$(VARS)')
 
+stack: ## check the Resource Manager stack and pack it: build/llamakiln-stack.zip
+	@python=$(venv); "$$python" scripts/pack_stack.py
+
 test: ## run every test that needs no bake
 	@bash scripts/install_host_packages.sh test
 	@bash scripts/run_tests.sh $(ARGS)
@@ -39,6 +42,12 @@ test-image: ## test a running node (HOST=address [KEY=~/.ssh/id_ed25519] [SSH_US
 run: ## serve the page on this machine, loopback only (MODEL=demo PORT=8080)
 	@bash scripts/install_host_packages.sh run
 	@bash scripts/run_service.sh '$(MODEL)' '$(PORT)'
+
+# MODEL has a default above that is not the benchmark's.
+bench: ## compare with other servers on this machine (MODEL=random PEERS="..." WORKLOADS="..." QUICK=1)
+	@bash scripts/install_host_packages.sh bench
+	@PEERS='$(PEERS)' WORKLOADS='$(WORKLOADS)' QUICK='$(QUICK)' \
+	  bash scripts/run_bench.sh '$(if $(filter file,$(origin MODEL)),random,$(MODEL))'
 
 lock: ## lock the Python packages again after a change in pyproject.toml
 	@python=$(venv); PATH="$$(dirname "$$python"):$$PATH" bash scripts/lock_python.sh

@@ -2,7 +2,7 @@
 # Install the distribution packages that a make target needs on this machine: lists what is missing, then asks apt for it.
 # Needs root or sudo for that, else prints the exact command. Nothing missing, nothing done.
 #
-# usage: install_host_packages.sh image|oci|test|run
+# usage: install_host_packages.sh image|oci|test|run|bench
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -13,11 +13,12 @@ sets=(cmake ninja-build clang lld llvm ccache binutils mmdebstrap debian-archive
 vm=(qemu-system-arm qemu-efi-aarch64 qemu-utils genisoimage)
 case ${1:-} in
   run) packages=("${python[@]}" "${compiler[@]}") ;;
+  bench) packages=("${python[@]}" "${compiler[@]}" binutils) ;;
   oci) packages=("${python[@]}" "${sets[@]}") ;;
   test) packages=("${python[@]}" "${compiler[@]}" "${vm[@]}" binutils shellcheck nginx chromium curl iptables openssh-client
     packer) ;;
   image) packages=("${python[@]}" "${sets[@]}" "${vm[@]}" ipxe-qemu xorriso mtools dosfstools openssh-client packer) ;;
-  *) die "usage: install_host_packages.sh image|oci|test|run" ;;
+  *) die "usage: install_host_packages.sh image|oci|test|run|bench" ;;
 esac
 if [ "${1}" = image ] && [ "$(uname -m)" != aarch64 ]; then packages=(qemu-user-static arch-test "${packages[@]}"); fi
 

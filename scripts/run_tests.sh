@@ -10,6 +10,13 @@ python=$(bash scripts/setup_venv.sh)
 LLM_LIB_DIR=$("$python" scripts/build_libllama.py native)
 PACKER=$(bash scripts/setup_packer.sh)
 export LLM_LIB_DIR PACKER
+if TERRAFORM_HOME=$(bash scripts/setup_terraform.sh); then
+  export TERRAFORM_HOME
+else
+  [ -z "${CI:-}" ] || die "continuous integration must test the stack, and there is no Terraform"
+  unset TERRAFORM_HOME
+  log "the tests that need Terraform are skipped"
+fi
 
 log "ruff"
 "$python" -m ruff check

@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
-# Make (once) the Python environment that bakes, serves locally and tests: the hash-locked tests/requirements.txt.
-# Prints the path of its python. The binding is installed without compiling; libllama comes from build_libllama.
+# Make (once) a Python environment from a lock with hashes and print the path of its python. Without an argument it is the
+# one that bakes, serves locally and tests. The binding is installed without compiling; libllama comes from build_libllama.
+#
+# usage: setup_venv.sh [LOCK]   (default tests/requirements.txt)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
 . packer/versions.env
 
+lock=${1:-tests/requirements.txt}
 python=${PYTHON:-python3}
 command -v "$python" >/dev/null || die "$python is missing" "sudo apt-get install python3 python3-venv"
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
@@ -13,17 +16,17 @@ command -v "$python" >/dev/null || die "$python is missing" "sudo apt-get instal
 "$python" -c 'import ensurepip, venv' 2>/dev/null ||
   die "$python cannot make virtual environments" "sudo apt-get install python3-venv"
 
-key=$({ cat tests/requirements.txt scripts/setup_venv.sh; "$python" -VV; uname -m; command -v "$python"; } | sha256sum | cut -c1-16)
+key=$({ cat "$lock" scripts/setup_venv.sh; "$python" -VV; uname -m; command -v "$python"; } | sha256sum | cut -c1-16)
 venv=$(cache_root)/venv/$key
 if [ ! -e "$venv/complete" ]; then
-  log "python environment: installing tests/requirements.txt into $venv"
+  log "python environment: installing $lock into $venv"
   rm -rf "$venv"
   "$python" -m venv "$venv"
   locked=$(mktemp)
   trap 'rm -f "$locked"' EXIT
   # uv, itself from the lock, installs the rest in parallel. The binding comes last: its build tool is in the lock too.
-  uv_lock=$(sed -n '/^uv==/,/^[^ ]/{/^uv==/p;/^ /p}' tests/requirements.txt)
-  sed '/^llama-cpp-python==/,/^[^ ]/{/^llama-cpp-python==/d;/^ /d}' tests/requirements.txt >"$locked"
+  uv_lock=$(sed -n '/^uv==/,/^[^ ]/{/^uv==/p;/^ /p}' "$lock")
+  sed '/^llama-cpp-python==/,/^[^ ]/{/^llama-cpp-python==/d;/^ /d}' "$lock" >"$locked"
   "$venv/bin/python" -m pip --quiet --disable-pip-version-check install --require-hashes --no-deps \
     --requirement <(printf '%s\n' "$uv_lock") >&2 ||
     die "uv could not be installed" "check the network and pip's configuration, then run again"

@@ -1,35 +1,21 @@
-"""Wiring only: config -> model -> engine -> app -> waitress; signals; notices to systemd.
+"""`python -m service`: read the settings, begin to load the model, then run the process.
 
-The main thread waits in one mailbox for what ends the process: a signal, or a fault of the engine or the server.
-SIGTERM drains: /readyz says 503 at once, nothing new is taken, what was accepted gets LLM_DRAIN_S to finish, exit 0.
-A second SIGTERM ends it now.
+Loading is most of a cold start and happens inside llama.cpp, so it begins in a thread of its own before the web
+libraries are imported: on two cores they cost nothing then.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
-import queue
-import re
-import signal
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 
-from . import app, config, cost, keys, library
+from . import config, keys, library
 from .config import Config
-from .engine import Engine, Limits
-from .errors import EXIT_CONFIG, EXIT_SOFTWARE, ConfigError
-from .metrics import Metrics
+from .errors import EXIT_CONFIG, ConfigError
 from .model import MIN_SEQUENCES, LlamaModel, Model, read_ahead
-from .notice import Heartbeat, notify
-from .server import Server
-from .status import Status
-
-log = logging.getLogger("service")
-
-STOP_S = 5.0  # how long a last step, and then the last bytes, may take once the drain is over
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str], load_model: Callable[[Config], Model]) -> int:
@@ -49,7 +35,11 @@ def main(arguments: Sequence[str], environ: Mapping[str, str], load_model: Calla
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
-    return serve(settings, load_model, api_keys)
+    loading = Loading(lambda: load_model(settings))
+
+    from .process import serve
+
+    return serve(settings, loading.wait, api_keys)
 
 
 def load_llama(settings: Config) -> Model:
@@ -69,97 +59,29 @@ def load_llama(settings: Config) -> Model:
     )
 
 
-def make_limits(settings: Config) -> Limits:
-    return Limits(
-        max_streams=settings.max_streams,
-        max_queue=settings.max_queue,
-        max_queue_tokens=settings.max_queue_tokens,
-        max_wait_s=settings.max_wait_s,
-        timeout_s=settings.request_timeout_s,
-        step_s=settings.step_ms / 1e3,
-        speculates=settings.speculate != "off",
-        system_prompt=settings.system_prompt,
-        state_dir=settings.state_dir,
-    )
+class Loading:
+    """A model on its way, loaded in a thread that does not outlive the process."""
 
+    def __init__(self, load: Callable[[], Model]) -> None:
+        self._load = load
+        self._model: Model | None = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="load", daemon=True)
+        self._thread.start()
 
-def describe_machine(settings: Config, model: Model) -> str:
-    """A name for what was measured or computed here: another CPU, library, model or setting gives another name."""
-    facts = [
-        library.CPUINFO.read_text().split("\n\n")[0] if library.CPUINFO.exists() else "",
-        os.environ.get(library.LIB_PATH_VARIABLE, ""),
-        os.stat(settings.model).st_size,
-        settings.model_name,
-        [settings.threads, settings.cache_type, settings.flash_attn, settings.repack, model.n_cells, model.n_context],
-    ]
-    volatile = re.compile(r"(?m)^(cpu MHz|bogomips|BogoMIPS|processor|core id|apicid|initial apicid).*$")
-    return hashlib.sha256(volatile.sub("", json.dumps(facts).replace("\\n", "\n")).encode()).hexdigest()[:16]
+    def wait(self) -> Model:
+        """The model, or what went wrong with it."""
+        self._thread.join()
+        if self._error:
+            raise self._error
+        assert self._model is not None
+        return self._model
 
-
-def serve(settings: Config, load_model: Callable[[Config], Model], api_keys: keys.Keys) -> int:
-    mailbox: queue.SimpleQueue[int | BaseException] = queue.SimpleQueue()  # put is safe in a signal handler
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, _frame: mailbox.put(number))
-
-    address = settings.notify_socket
-    metrics = Metrics()
-    status = Status(metrics)
-    heartbeat = Heartbeat(address, settings.watchdog_s)
-
-    def beat(now: float) -> None:
-        heartbeat.beat(now)
-        status.beat(now)
-
-    engine = Engine(
-        lambda: load_model(settings),
-        limits=make_limits(settings),
-        metrics=metrics,
-        key=lambda model: describe_machine(settings, model),
-        on_ready=lambda: notify(address, "READY=1\nSTATUS=ready"),
-        on_fatal=mailbox.put,
-        on_beat=beat,
-    )
-    try:
-        server = Server(
-            app.make_app(settings, engine, metrics, keys=api_keys, status=status),
-            host=settings.host,
-            port=settings.port,
-            max_streams=(settings.max_streams or cost.MAX_STREAMS) + settings.max_queue,
-            max_body_bytes=settings.max_body_bytes,
-        )
-    except OSError as error:
-        log.critical("LLM_HOST=%s LLM_PORT=%d: cannot listen: %s", settings.host, settings.port, error.strerror)
-        return EXIT_SOFTWARE
-    notify(address, "STATUS=loading the model")
-    server.start(mailbox.put)
-    engine.start()
-    log.info("listening on %s port %d, model %s", settings.host, server.port, settings.model_name)
-
-    reason = mailbox.get()
-    notify(address, "STOPPING=1")
-    if isinstance(reason, BaseException):
-        log.critical("ending: %s: %s", type(reason).__name__, reason)
-        engine.stop(STOP_S)
-        server.wait_flushed(STOP_S)
-        return EXIT_CONFIG if isinstance(reason, ConfigError) else EXIT_SOFTWARE
-    return drain(settings, engine, server, mailbox)
-
-
-def drain(settings: Config, engine: Engine, server: Server, mailbox: queue.SimpleQueue[int | BaseException]) -> int:
-    """Let what was accepted finish, at most LLM_DRAIN_S, or until the next signal or fault."""
-    log.info("draining: at most %d s", settings.drain_s)
-    engine.drain()
-    left_s = float(settings.drain_s)
-    while left_s > 0 and mailbox.empty() and not engine.wait_idle(min(0.1, left_s)):
-        left_s -= 0.1
-    is_hurried = not mailbox.empty()
-    is_stopped = engine.stop(0.0 if is_hurried else STOP_S)
-    server.wait_flushed(0.5 if is_hurried else STOP_S)
-    log.info("stopped")
-    if not is_stopped:  # the engine is inside llama.cpp: Python's own end would pull memory from under it
-        logging.shutdown()
-        os._exit(0)
-    return 0
+    def _run(self) -> None:
+        try:
+            self._model = self._load()
+        except BaseException as error:
+            self._error = error
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -83,7 +84,13 @@ SETTINGS = (
         True,
     ),
     Setting("LLM_CACHE_TYPE", "choice", "f16", "how the KV cache is stored", choices=("f16", "q8_0")),
-    Setting("LLM_FLASH_ATTN", "choice", "on", "flash attention; q8_0 needs it", choices=("on", "off")),
+    Setting(
+        "LLM_FLASH_ATTN",
+        "choice",
+        AUTO,
+        "flash attention; auto: off on x86-64, where it is slower, unless the cache is q8_0, which needs it",
+        choices=("on", "off", AUTO),
+    ),
     Setting("LLM_REPACK", "choice", "on", "rearrange weights for this CPU at load", choices=("on", "off")),
     Setting("LLM_BLAS", "choice", AUTO, "library set with OpenBLAS", choices=("on", "off", AUTO)),
     Setting("LLM_LIB_DIR", "directory", "/opt/llamakiln/lib", "where the library sets are"),
@@ -98,7 +105,7 @@ SETTINGS = (
     Setting(
         "LLM_MAX_STREAMS", "count", AUTO, "answers generated at once; auto: by measurement, at most 16", 1, 64, True
     ),
-    Setting("LLM_STEP_MS", "count", "200", "how long one step may keep running answers waiting, in ms", 10, 5000),
+    Setting("LLM_STEP_MS", "count", "350", "how long one step may keep running answers waiting, in ms", 10, 5000),
     Setting("LLM_SPECULATE", "choice", AUTO, "guess tokens from the prompt when it pays", choices=("off", AUTO)),
     Setting("LLM_MAX_QUEUE", "count", "32", "requests that may wait; one more gets 503 with Retry-After", 0, 512),
     Setting("LLM_MAX_QUEUE_TOKENS", "count", "65536", "prompt tokens that may wait in all", 64, 1048576),
@@ -165,6 +172,8 @@ def load(environ: Mapping[str, str]) -> Config:
         values["model_name"] = Path(str(values["model"])).stem
     if values["cache_type"] != "f16" and values["flash_attn"] == "off":
         raise ConfigError([f"LLM_CACHE_TYPE={values['cache_type']}: needs LLM_FLASH_ATTN=on"])
+    if values["flash_attn"] == AUTO:
+        values["flash_attn"] = "off" if platform.machine() == "x86_64" and values["cache_type"] == "f16" else "on"
     values["threads"] = values["threads"] or len(os.sched_getaffinity(0))
     return Config(
         **values,  # type: ignore[arg-type]

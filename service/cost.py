@@ -1,8 +1,9 @@
 """What a step costs on this machine: seconds by number of rows, measured.
 
 The time does not grow evenly: CPU kernels work on groups of rows, so 9 rows may cost what 16 do, and 16 less than twice
-8. GRID holds the sizes that are measured, once in idle time after the first start and then by every real step, which
-also brings in the price of long contexts. From it follow how many rows a step may have and how many streams pay.
+8. GRID holds the sizes that are measured, once, in idle time after the first start. Real steps then say by what factor
+all of them are dearer now: long contexts, neighbours on the same cores. From the table follow how many rows a step may
+have and how many streams pay.
 
 Knows numbers and one small file. Knows nothing of requests, models or llama.cpp. `observe` and `measured` belong to the
 engine thread; the rest may be called from any thread.
@@ -21,8 +22,9 @@ GRID = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 BLIND_ROWS = 32  # the budget of a step as long as nothing was measured
 BLIND_PROMPT_ROWS = 128  # and as long as no stream waits
 PATIENCE = 5  # a step may take so many times the goal while no stream waits: a newcomer or a farewell waits for its end
-ENOUGH_S = 1.0  # larger steps than one of a second are not measured
-WEIGHT = 0.1  # of a new observation in a point's running mean
+ENOUGH_S = 0.4  # larger steps than one of so long are not measured: a request that comes meanwhile waits for its end
+WEIGHT = 0.1  # of a new observation in the running factor
+MAX_FACTOR = 8.0
 MAX_STREAMS = 16  # auto never goes beyond
 WORTH = 1.05  # a larger number of streams must bring this much more throughput
 
@@ -34,6 +36,7 @@ class StepCost:
         self._goal_s = goal_s
         self._max_rows = max_rows
         self._points = dict(points or {})
+        self._factor = 1.0
 
     @property
     def missing(self) -> list[int]:
@@ -50,30 +53,38 @@ class StepCost:
         return " ".join(f"{rows}={seconds * 1e3:.0f}ms" for rows, seconds in sorted(self._points.items()))
 
     def observe(self, rows: int, seconds: float) -> None:
-        """A step took so long. Only sizes of the grid count: between them the cost jumps."""
-        if rows in GRID:
-            old = self._points.get(rows)
-            self._points[rows] = seconds if old is None else old + WEIGHT * (seconds - old)
+        """A step took so long. Before anything is measured it is the first measurement."""
+        expected = self.seconds(rows)
+        if not expected:
+            self._points[min((size for size in GRID if size >= rows), default=rows)] = max(seconds, 1e-9)
+            return
+        factor = self._factor * (1 - WEIGHT + WEIGHT * seconds / expected)
+        self._factor = min(max(factor, 1.0), MAX_FACTOR)
 
     def measured(self, rows: int, seconds: float) -> None:
         """A measurement made on purpose: it replaces what was known."""
         self._points[rows] = max(seconds, 1e-9)
 
     def seconds(self, rows: int) -> float | None:
-        """Expected time of a step: of the next measured size; beyond the largest in proportion. None: nothing known."""
-        points = self._points
-        larger = [size for size in points if size >= rows]
-        if larger:
-            return points[min(larger)]
-        return points[max(points)] * rows / max(points) if points else None
+        """Expected time of a step: of the cheapest measured size that is not smaller, because a step never costs more
+        than a larger one; beyond the largest in proportion. None: nothing known."""
+        points = list(self._points.items())
+        larger = [seconds for size, seconds in points if size >= rows]
+        if not points:
+            return None
+        size, seconds = max(points)
+        return self._factor * (min(larger) if larger else seconds * rows / size)
 
     def budget(self, has_streams: bool) -> int:
         """Rows for the next step: the most that meet the goal while streams wait; without any, PATIENCE goals."""
         goal_s = self._goal_s * (1 if has_streams else PATIENCE)
-        blind = BLIND_ROWS if has_streams else BLIND_PROMPT_ROWS
-        fitting = [rows for rows, seconds in self._points.items() if seconds <= goal_s]
-        if len(fitting) == len(self._points) or blind < min(set(self._points) - set(fitting)):
-            fitting.append(blind)  # nothing measured speaks against it
+        sizes = list(self._points)
+        fitting = [rows for rows in sizes if (self.seconds(rows) or 0) <= goal_s]
+        if not self.missing and len(fitting) == len(sizes):  # beyond the largest in proportion
+            largest = max(sizes)
+            fitting.append(int(largest * goal_s / (self.seconds(largest) or goal_s)))
+        elif self.missing:
+            fitting.append(BLIND_ROWS if has_streams else BLIND_PROMPT_ROWS)
         return min(max(fitting, default=1), self._max_rows)
 
     def row_s(self) -> float | None:
@@ -84,7 +95,8 @@ class StepCost:
 
     def choose_streams(self) -> int:
         """How many answers at once: the fewest that come within WORTH of the best throughput inside the goal."""
-        points = [(rows, s) for rows, s in sorted(self._points.items()) if rows <= MAX_STREAMS and s <= self._goal_s]
+        sizes = sorted(rows for rows in self._points if rows <= MAX_STREAMS)
+        points = [(rows, seconds) for rows in sizes if (seconds := self.seconds(rows) or 0) <= self._goal_s]
         if not points:
             return 1 if self._points else MAX_STREAMS
         best = max(rows / seconds for rows, seconds in points)

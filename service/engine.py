@@ -31,13 +31,14 @@ from .prefix import Match, PrefixCache
 from .prefix import Sequence as Computed
 from .prompt import Prompter
 from .request import Done, Failed, FinishReason, Piece, Progress, Request, SamplingParams, State, Timings, TokenLogprob
-from .scheduler import Scheduler
+from .scheduler import plan as share_out
 from .text import TextStream
 
 log = logging.getLogger(__name__)
 
 IDLE_S = 1.0  # how long the thread sleeps without work between two heartbeats
 MAX_FAULTS = 3  # requests in a row that the model fails before the process gives up on it
+REST_S = 1.0  # how long nobody may have wanted anything before the machine is measured
 N_MEASUREMENTS = 3  # of each step size; the fastest counts, because nothing makes a step too fast
 
 
@@ -129,7 +130,6 @@ class Engine:
         self._prompter: Prompter | None = None
         self._cache: PrefixCache | None = None
         self._cost = StepCost(limits.step_s, 1)
-        self._scheduler = Scheduler()
         self._admission = Admission(limits.max_queue, limits.max_queue_tokens, limits.max_wait_s)
         self._max_streams = limits.max_streams or self._cost.choose_streams()
         self._phase = Phase.LOADING
@@ -138,6 +138,7 @@ class Engine:
         self._runs: list[Run] = []  # oldest first
         self._followers: dict[Request, Lead] = {}  # who waits for whose prefix
         self._n_faults = 0
+        self._busy_at = 0.0
         self._changed = threading.Condition()  # guards phase, waiting, put_back and runs
         self._thread = threading.Thread(target=self._live, name="engine", daemon=True)
 
@@ -270,12 +271,13 @@ class Engine:
         started = self._clock()
         self._model = model = self._load_model()
         self._prompter = Prompter(model)
-        self._cache = PrefixCache(model, model.n_sequences, model.n_cells, shares=model.shares)
+        self._cache = PrefixCache(model, model.n_sequences, model.n_cells, n_kept=model.n_kept, shares=model.shares)
         self._cost = StepCost(self._limits.step_s, model.max_batch, load_points(self._state_path("steps", "json")))
         self._max_streams = self._choose_streams()
         loaded = self._clock()
         self._warm_up(model)
         self._pin_system_prompt()
+        self._busy_at = self._clock()
         with self._changed:
             if self._phase is Phase.LOADING:
                 self._phase = Phase.READY
@@ -345,7 +347,8 @@ class Engine:
 
     def _choose_streams(self) -> int:
         assert self._model is not None
-        return min(self._limits.max_streams or self._cost.choose_streams(), self._model.n_sequences // 2)
+        limit = min(self._model.n_sequences, self._model.max_batch) // 2  # as much again for prompts and for the cache
+        return min(self._limits.max_streams or self._cost.choose_streams(), limit)
 
     # Engine thread: the step
 
@@ -356,7 +359,8 @@ class Engine:
         plan = self._schedule()
         if plan:
             self._compute(plan)
-            self._metrics.step_s.observe(self._clock() - started)
+            self._busy_at = self._clock()
+            self._metrics.step_s.observe(self._busy_at - started)
         elif self._wants_measuring:
             self._measure(self._cost.missing[0])
         self._on_beat(self._clock())
@@ -380,7 +384,8 @@ class Engine:
 
     @property
     def _wants_measuring(self) -> bool:
-        return self._limits.measures and self.is_ready and not self.n_waiting and bool(self._cost.missing)
+        is_wanted = self._limits.measures and self.is_ready and bool(self._cost.missing)
+        return is_wanted and not self.n_waiting and self._clock() - self._busy_at >= REST_S
 
     def _begin_all(self, now: float) -> None:
         for run in list(self._put_back):
@@ -448,7 +453,7 @@ class Engine:
         while self._runs:
             gaps = [run.n_gap for run in self._runs]
             budget = self._cost.budget(has_streams=1 in gaps)
-            rows = self._scheduler.plan(gaps, budget, self._model.max_batch)
+            rows = share_out(gaps, budget, self._model.max_batch)
             if self._cache.make_room(sum(rows)):
                 plan = [(run, self._cut(run, n)) for run, n in zip(self._runs, rows, strict=True) if n]
                 return self._guess(plan) if self._limits.speculates else plan

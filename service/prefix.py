@@ -60,12 +60,16 @@ class Match:
 
 
 class PrefixCache:
-    """n_sequences: numbers the model knows. n_cells: tokens its memory holds. shares: False for models that cannot keep
-    a part of a sequence (recurrent ones), which then never reuse anything."""
+    """n_sequences: numbers the model knows. n_cells: tokens its memory holds. n_kept: most cells that only retired
+    sequences may hold, None for all (attention may cost by the cells in use, whoever's they are). shares: False for
+    models that cannot keep a part of a sequence (recurrent ones), which then never reuse anything."""
 
-    def __init__(self, memory: Memory, n_sequences: int, n_cells: int, *, shares: bool = True) -> None:
+    def __init__(
+        self, memory: Memory, n_sequences: int, n_cells: int, *, n_kept: int | None = None, shares: bool = True
+    ) -> None:
         self._memory = memory
         self._n_cells = n_cells
+        self._n_kept = n_cells if n_kept is None else n_kept
         self._shares = shares
         self._free = list(range(n_sequences - 1, -1, -1))
         self._live: dict[int, Sequence] = {}
@@ -152,6 +156,8 @@ class PrefixCache:
         sequence.used_at = self._tick
         if not sequence.tokens or not self._shares:
             self.drop(sequence)
+        while self.count_cells() - self.count_cells(is_evictable_free=True) > self._n_kept:
+            self._evict_oldest()
 
     def trim(self, sequence: Sequence, n: int) -> None:
         """Forget a busy sequence's computed tokens from position n on; the tokens stay, to be computed again."""

@@ -223,9 +223,9 @@ class ChatReply(ChunkedReply):
     prefix, kind, chunk_kind = "chatcmpl-", "chat.completion", "chat.completion.chunk"
 
     def opening(self) -> list[dict[str, Any]]:
-        """Each choice's role. Its content is null as in llama-server, whose clients look for that; others add nothing
-        for null as for OpenAI's empty text."""
-        start = {"role": "assistant", "content": None}
+        """Each choice's role, with OpenAI's empty text. llama-server sends null there, and that breaks clients that
+        join what `delta.get("content", "")` gives."""
+        start = {"role": "assistant", "content": ""}
         return [self._chunk([_chat_choice(index, {"delta": start}, (), None)]) for index in range(self.n_choices)]
 
     def _piece_choice(self, piece: Piece, reason: str | None) -> dict[str, Any]:

@@ -326,6 +326,7 @@ def chat_parameters(max_tokens: int) -> dict[str, Parameter]:
 
 
 def _limits(max_tokens: int) -> dict[str, Parameter]:
-    """Three names for one thing; the smallest holds."""
-    limit = whole(1, max_tokens, None, "most tokens of the answer; -1: as many as fit", also=-1)
-    return dict.fromkeys(_LIMIT_NAMES, limit)
+    """Three names for one thing; the smallest holds. Only llama-server's takes its -1."""
+    limit = whole(1, max_tokens, None, "most tokens of the answer")
+    n_predict = whole(1, max_tokens, None, "most tokens of the answer; -1: as many as fit", also=-1)
+    return {name: n_predict if name == "n_predict" else limit for name in _LIMIT_NAMES}

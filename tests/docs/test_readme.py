@@ -47,7 +47,7 @@ def test_every_path_of_the_tree_is_there():
         assert path in files or any(file.startswith(path) for file in files if path.endswith("/")), path
 
 
-@pytest.mark.parametrize("folder", ["service/", "scripts/", "packer/"])
+@pytest.mark.parametrize("folder", ["service/", "scripts/", "packer/", "rm-stack/"])
 def test_every_file_of_a_room_is_in_the_tree(folder):
     """A newcomer finds each file by what the tree says of it."""
     entries = tree_entries()

@@ -148,6 +148,15 @@ def test_stream_arrives_piece_by_piece(node: tuple[Nginx, Running], gate: Gate, 
         assert "Content-Encoding" not in reply.headers
 
 
+def test_every_described_door_is_passed_on_but_metrics(node: tuple[Nginx, Running]):
+    nginx, service = node
+    for path, item in service.door.get("/openapi.json").json["paths"].items():
+        for method in set(item) - {"parameters"}:
+            reply = httpx.request(method, nginx.url + path.format(model="fake"))
+            expected = {404} if path == "/metrics" else {200, 400}  # 400: a POST without a body
+            assert reply.status_code in expected, (method, path)
+
+
 def test_vanished_client_frees_the_engine(node: tuple[Nginx, Running], gate: Gate):
     nginx, service = node
     gate.open(1)

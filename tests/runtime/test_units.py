@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from service import config
-from service.__main__ import STOP_S
 from service.errors import EXIT_CONFIG
+from service.process import STOP_S
 from tests.runtime.door import ETC
 
 UNITS = ETC / "systemd/system"

@@ -21,7 +21,8 @@ from service.engine import Engine, Limits
 from service.keys import Keys
 from service.metrics import Metrics
 from service.model import Model
-from service.request import Request, SamplingParams
+from service.prompt import Prompter
+from service.request import Event, Request, SamplingParams
 from service.server import Server
 from service.status import Status
 from tests.fakes import FakeModel, Gate
@@ -212,3 +213,28 @@ def run_service(
         assert engine.stop(30)
         if server:
             server.task_dispatcher.shutdown(timeout=5)
+
+
+class ScriptedEngine:
+    """Takes what it is given and lets the test say the events. What it is not asked for by app.py it does not have."""
+
+    def __init__(self, *events: Event) -> None:
+        self.model = FakeModel()
+        self.prompter = Prompter(self.model)
+        self.is_ready = True
+        self.script = events
+        self.requests: list[Request] = []
+        self.cancelled: list[int] = []
+
+    def submit(self, requests: list[Request]) -> None:
+        self.requests = list(requests)
+        for event in self.script:
+            self.requests[0].events.put(event)
+
+    def cancel(self, request: Request) -> None:
+        self.cancelled.append(request.index)
+
+
+def script(*events: Event, **config: Any) -> tuple[ScriptedEngine, Door]:
+    engine = ScriptedEngine(*events)
+    return engine, Door(make_app(make_config(**config), engine, Metrics(), poll_s=0.01, ping_s=0.02))

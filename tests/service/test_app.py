@@ -15,10 +15,9 @@ from service.app import make_app
 from service.errors import ServiceError
 from service.keys import Keys
 from service.metrics import Metrics
-from service.prompt import Prompter
-from service.request import Done, Event, Failed, FinishReason, Piece, Progress, Request, SamplingParams
+from service.request import Done, Failed, FinishReason, Piece, Progress, SamplingParams
 from tests.fakes import ANSWER, BOS, FakeModel, Gate
-from tests.service.door import Door, Running, make_config, parse_events, run_service, wait_until
+from tests.service.door import Door, Running, ScriptedEngine, make_config, parse_events, run_service, script, wait_until
 
 HELLO = {"messages": [{"role": "user", "content": "hi"}]}
 
@@ -66,8 +65,8 @@ def test_generate_streams(service: Running):
 def test_chat_streams(service: Running):
     events = service.door.post("/v1/chat/completions", {**HELLO, "stream": True}).events
     deltas = [event["choices"][0]["delta"] for event in events[:-1]]
-    assert deltas[0] == {"role": "assistant", "content": None} and deltas[-1] == {}
-    assert "".join(delta.get("content") or "" for delta in deltas) == "You said: hi"
+    assert deltas[0] == {"role": "assistant", "content": ""} and deltas[-1] == {}
+    assert "".join(delta.get("content", "") for delta in deltas) == "You said: hi"
     assert len({event["id"] for event in events[:-1]}) == 1
 
 
@@ -85,7 +84,7 @@ def test_completion_continues_the_text_as_it_is(service: Running):
 def test_streams_and_whole_answers_say_the_same(service: Running):
     whole = service.door.post("/v1/chat/completions", HELLO).json["choices"][0]["message"]["content"]
     events = service.door.post("/v1/chat/completions", {**HELLO, "stream": True}).events
-    assert "".join(event["choices"][0]["delta"].get("content") or "" for event in events[:-1]) == whole
+    assert "".join(event["choices"][0]["delta"].get("content", "") for event in events[:-1]) == whole
 
 
 def test_stop_string_is_honoured(service: Running):
@@ -317,31 +316,6 @@ def test_many_clients_at_once_get_their_own_answers():
 # Choices, progress and failures of some: a scripted engine says what a real one would say over time
 
 
-class ScriptedEngine:
-    """Takes what it is given and lets the test say the events. What it is not asked for by app.py it does not have."""
-
-    def __init__(self, *events: Event) -> None:
-        self.model = FakeModel()
-        self.prompter = Prompter(self.model)
-        self.is_ready = True
-        self.script = events
-        self.requests: list[Request] = []
-        self.cancelled: list[int] = []
-
-    def submit(self, requests: list[Request]) -> None:
-        self.requests = list(requests)
-        for event in self.script:
-            self.requests[0].events.put(event)
-
-    def cancel(self, request: Request) -> None:
-        self.cancelled.append(request.index)
-
-
-def script(*events: Event, **config: Any) -> tuple[ScriptedEngine, Door]:
-    engine = ScriptedEngine(*events)
-    return engine, Door(make_app(make_config(**config), engine, Metrics(), poll_s=0.01, ping_s=0.02))
-
-
 def ended(index: int = 0) -> Done:
     return Done(FinishReason.STOP, 9, 1, 0, index=index)
 
@@ -361,7 +335,7 @@ def test_choices_share_the_prompt_and_come_back_by_index(service: Running, strea
         *chunks, usage, _ = reply.events
         texts = ["", "", ""]
         for chunk in chunks:
-            texts[chunk["choices"][0]["index"]] += chunk["choices"][0]["delta"].get("content") or ""
+            texts[chunk["choices"][0]["index"]] += chunk["choices"][0]["delta"].get("content", "")
         reasons = [chunk["choices"][0]["finish_reason"] for chunk in chunks]
         assert reasons.count("stop") == 3
     else:
@@ -403,9 +377,13 @@ def test_choice_that_fails_later_fails_the_whole_body():
 
 
 def test_choice_that_fails_in_a_stream_ends_it_with_the_error():
+    """The others are cancelled before the error is written: its reader may be slow."""
     engine, door = script(Piece("a"), ended(), failed(1), Piece("never"))
-    *_, last = door.post("/v1/chat/completions", {**HELLO, "n": 2, "stream": True}).events
-    assert last["error"]["code"] == "model_failed" and engine.cancelled[:2] == [0, 1]
+    body = json.dumps({**HELLO, "n": 2, "stream": True}).encode()
+    chunks, _, _ = door.begin("POST", "/v1/chat/completions", body)
+    text = next(chunk for chunk in chunks if b'"error"' in chunk).decode()
+    assert engine.cancelled == [0, 1] and parse_events(text)[0]["error"]["code"] == "model_failed"
+    assert list(chunks) == []
 
 
 def test_client_that_leaves_ends_all_choices():
@@ -419,7 +397,7 @@ def test_progress_is_sent_to_who_asks_for_it():
     engine, door = script(PROGRESS, Piece("a"), ended())
     events = door.post("/v1/chat/completions", {**HELLO, "stream": True, "return_progress": True}).events
     assert engine.requests[0].wants_progress
-    assert events[0]["choices"][0]["delta"] == {"role": "assistant", "content": None}
+    assert events[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
     assert events[1]["prompt_progress"] | {"time_ms": 0} == {"total": 11, "cache": 2, "processed": 5, "time_ms": 0}
     assert events[1]["queue"] == {"place": 0, "wait_s": 1.0}
     assert not any("prompt_progress" in event for event in events[2:-1])
@@ -469,6 +447,21 @@ def test_defaults_are_the_models_and_models_tell_them():
     assert (defaults["temperature"], defaults["top_p"], defaults["seed"]) == (0.0, 0.95, None)
     door.post("/v1/chat/completions", HELLO)
     assert engine.requests[0].params.temperature == 0.0
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"prompt": [97, 259]}, "prompt: token 259 is not in the vocabulary, which ends at 258"),
+        (
+            {"prompt": "a", "logit_bias": {"259": 1}},
+            "logit_bias: token 259 is not in the vocabulary, which ends at 258",
+        ),
+    ],
+)
+def test_tokens_the_model_does_not_have_never_reach_it(service: Running, body: dict[str, Any], message: str):
+    reply = service.door.post("/v1/completions", body)
+    assert reply.status == 400 and reply.error["message"] == message
 
 
 @pytest.mark.parametrize(("path", "body"), [("/generate", {"prompt": "hi"}), ("/v1/chat/completions", HELLO)])

@@ -26,6 +26,8 @@ def test_budget_is_the_most_rows_within_the_goal():
 
 def test_without_streams_steps_may_be_longer():
     assert StepCost(0.2, 256, MEASURED).budget(has_streams=False) == 128
+    few = {1: 0.05, 16: 0.2, 32: 0.4}  # measuring stops at steps so long
+    assert StepCost(0.25, 256, few).budget(has_streams=False) == 100
     assert StepCost(0.2, 64, MEASURED).budget(has_streams=False) == 64
 
 
@@ -51,8 +53,16 @@ def test_streams_are_as_many_as_pay():
 def test_real_steps_correct_the_measurement():
     cost = StepCost(0.2, 256, MEASURED)
     for _ in range(100):
-        cost.observe(16, 0.3)
-    assert cost.seconds(16) == pytest.approx(0.3, rel=0.01) and cost.budget(has_streams=True) == 8
+        cost.observe(16, 0.326)
+    assert cost.seconds(8) == pytest.approx(0.258, rel=0.01) and cost.budget(has_streams=True) == 4
+    for _ in range(100):
+        cost.observe(4, 0.01)
+    assert cost.seconds(8) == 0.129  # never cheaper than on an idle machine
+
+
+def test_noise_does_not_make_a_small_step_dearer_than_a_large_one():
+    cost = StepCost(0.2, 256, {1: 0.03, 2: 0.3, 4: 0.06, 8: 0.12})
+    assert cost.seconds(2) == 0.06 and cost.budget(has_streams=True) >= 8
 
 
 def test_measuring_ends_with_the_grid_or_with_a_long_step():

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.engine import MAX_FAULTS, Engine, Limits, Phase
+from service.engine import MAX_FAULTS, REST_S, Engine, Limits, Phase
 from service.errors import ClientGone, Draining, ModelError, ModelFatal, NoRoom, NotReady, QueueFull, TimedOut
 from service.metrics import Metrics
 from service.request import Done, Event, Failed, FinishReason, Piece, Progress, Request, SamplingParams
@@ -561,7 +561,7 @@ def test_machine_is_measured_when_idle_and_remembered(tmp_path: Path):
     ticks = itertools.count()
     model = FakeModel(max_batch=16)
     engine = load(model, clock=lambda: next(ticks) * 0.1, measures=True, max_streams=None, state_dir=tmp_path)
-    run(engine, 20)
+    run(engine, 40)
     (file,) = tmp_path.glob("steps-*.json")
     assert json.loads(file.read_text()) == {str(n): 0.1 for n in (1, 2, 4, 8, 12, 16)}
     assert engine.max_streams == 8  # half of the fake's sequences
@@ -572,8 +572,11 @@ def test_machine_is_measured_when_idle_and_remembered(tmp_path: Path):
 
 def test_request_interrupts_the_measuring():
     model = FakeModel(lambda prompt: "yes")
-    engine = load(model, measures=True)
+    clock = FakeClock()
+    engine = load(model, measures=True, clock=clock)
+    clock.now += REST_S
     run(engine, 1)
+    assert engine._cost.points
     request = submit(engine)
     run(engine, 5)
     assert outcome(request)[0] == "yes"

@@ -211,6 +211,22 @@ def test_wrong_settings_are_listed_and_exit_78(tmp_path: Path):
         ]
 
 
+def test_keys_file_shuts_the_doors(tmp_path: Path):
+    (tmp_path / "keys").write_text("sk-0123456789abcdef\n")
+    with ready(tmp_path, LLM_API_KEYS_FILE=str(tmp_path / "keys")) as process:
+        assert httpx.get(process.url + "/v1/models").status_code == 401
+        key = {"Authorization": "Bearer sk-0123456789abcdef"}
+        assert httpx.get(process.url + "/v1/models", headers=key).status_code == 200
+
+
+def test_bad_key_is_a_wrong_setting_and_never_logged(tmp_path: Path):
+    (tmp_path / "keys").write_text("secret\n")
+    with start(tmp_path, LLM_API_KEYS_FILE=str(tmp_path / "keys")) as process:
+        assert process.exit_code() == EXIT_CONFIG
+        (line,) = process.log
+        assert ": line 1: a key of 6 characters" in line and "secret" not in line
+
+
 def test_taken_port_is_an_error_with_its_name(tmp_path: Path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -94,6 +94,17 @@ def test_least_recently_used_is_evicted_first():
     assert cache.match([2] * 9).n == 0
 
 
+def test_retired_sequences_keep_no_more_than_they_may():
+    model = FakeModel(n_context=200, n_cells=400, n_sequences=8, max_batch=200)
+    cache = PrefixCache(model, 8, 400, n_kept=100)
+    busy = compute(cache, model, [9] * 150)
+    for token in (1, 2, 3):
+        cache.retire(compute(cache, model, [token] * 40))
+    assert [cache.match([token] * 99).n for token in (1, 2, 3)] == [0, 40, 40]
+    cache.retire(busy)
+    assert model.n_used_cells <= 100
+
+
 def test_pinned_sequence_stays():
     cache, model = make(n_sequences=2)
     system = compute(cache, model, [7] * 50)

@@ -60,7 +60,7 @@ def test_event_is_one_line_of_data():
 
 def test_chat_chunks_are_openais():
     written = chat()
-    assert written.opening() == [{**HEAD, "choices": [choice({"role": "assistant", "content": None})]}]
+    assert written.opening() == [{**HEAD, "choices": [choice({"role": "assistant", "content": ""})]}]
     assert written.piece(Piece("a")) == {**HEAD, "choices": [choice({"content": "a"})]}
     assert written.closing(DONE) == [{**HEAD, "choices": [choice({}, "stop")], "timings": TIMINGS}]
 

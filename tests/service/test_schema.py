@@ -175,7 +175,7 @@ def test_values_that_mean_nothing_are_accepted():
             "user": "x",
             "store": False,
         },  # openai, agents
-        {"max_tokens": -1, "top_k": 40, "min_p": 0.05, "repeat_penalty": 1.1, "repeat_last_n": 64},  # LM Studio's users
+        {"top_k": 40, "min_p": 0.05, "repeat_penalty": 1.1, "repeat_last_n": 64},  # Open WebUI
         {"cache_prompt": True, "id_slot": -1, "timings_per_token": True, "return_progress": True, "n_predict": -1},
         {"samplers": None, "dynatemp_range": 0, "xtc_probability": 0, "typical_p": 1, "dry_multiplier": 0.0},
         {"reasoning_format": "auto", "mirostat": 0, "n_keep": 0, "seed": -1, "backend_sampling": False},
@@ -194,8 +194,14 @@ def test_generate_is_a_question_to_the_model():
 def test_every_name_of_the_token_limit_works(name: str):
     ask = schema.parse_chat({"messages": HELLO, name: 7}, 400)
     assert (ask.max_tokens, ask.max_tokens_param) == (7, name)
-    assert schema.parse_chat({"messages": HELLO, name: -1}, 400).max_tokens is None
     assert f"{name}=0" in refusal(schema.parse_chat, {"messages": HELLO, name: 0}).message
+
+
+def test_only_n_predict_knows_minus_one():
+    """It is llama-server's word for no limit; OpenAI refuses it."""
+    assert schema.parse_chat({"messages": HELLO, "n_predict": -1}, 400).max_tokens is None
+    for name in ("max_tokens", "max_completion_tokens"):
+        assert f"{name}=-1: must be" in refusal(schema.parse_chat, {"messages": HELLO, name: -1}).message
 
 
 def test_smallest_of_several_token_limits_holds():

@@ -1,0 +1,226 @@
+"""`make bench`: start our service and each peer in turn on the same model file, ask all the same, print one table.
+
+Every server is started once to warm the page cache (and to let it measure the machine, if it does), then a few times
+against the clock, then asked every workload; for the overload it is started anew. Writes results.json, table.txt and
+comparison.svg. What the servers are made of comes ready through the command line (scripts/run_bench.sh).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import re
+import signal
+import sys
+import time
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from . import report
+from .load import Client
+from .measure import Answer, percentile
+from .servers import DEFAULT_PEERS, KINDS, OURS, REPOSITORY, SLOT_CONTEXT, SLOTS, Kind, Server, Setup
+from .workloads import QUICK, WORKLOADS, Size, first_token_s, warm_up
+
+STARTS = 3
+START_LIMIT_S = 120.0
+REST_S = 2.0  # between two servers
+BUSY_LOAD = 0.5
+
+
+class NotStarted(Exception):
+    """A server gave no first token."""
+
+
+def measure_server(kind: Kind, setup: Setup, workloads: list[str], size: Size, starts: int) -> tuple[dict, dict]:
+    """All numbers and all answers of one server, by workload."""
+    numbers: dict[str, dict[str, float]] = {}
+    answers: dict[str, list[list[Any]]] = {}
+    with Server(kind, setup) as server:
+        _reach_first_token(server, kind)
+        if kind is OURS:
+            _let_it_measure(server)
+    times_s = []
+    for i in range(starts):
+        began = time.monotonic()
+        with Server(kind, setup) as server:
+            times_s.append(_reach_first_token(server, kind, began))
+            if i < starts - 1:
+                continue
+            numbers["start"] = {"first_token_s": percentile(times_s, 50)}
+            say(f"  start: {format_numbers(numbers['start'])}")
+            warm_up(Client(server.port))
+            for name in workloads:
+                if name != "overload":
+                    _run(name, server, kind, size, numbers, answers)
+    calm = list(numbers.values())
+    numbers["all"] = {name: sum(each.get(name, 0) for each in calm) for name in ("n_broken", "n_short")}
+    if "overload" in workloads:
+        with Server(kind, setup, is_overload=True) as server:
+            _reach_first_token(server, kind)
+            warm_up(Client(server.port))
+            _run("overload", server, kind, size, numbers, answers)
+    return numbers, answers
+
+
+def _let_it_measure(server: Server) -> None:
+    """Ours measures its steps in its first idle seconds and keeps what it found for the next start."""
+    deadline = time.monotonic() + START_LIMIT_S
+    while server.is_alive and time.monotonic() < deadline and "steps measured" not in server.log.read_text():
+        time.sleep(0.5)
+
+
+def _reach_first_token(server: Server, kind: Kind, began: float | None = None) -> float:
+    try:
+        return first_token_s(Client(server.port), began or time.monotonic(), START_LIMIT_S, lambda: server.is_alive)
+    except (TimeoutError, ChildProcessError) as error:
+        raise NotStarted(f"{error}; the end of {server.log}:\n{server.tail()}") from error
+
+
+def _run(name: str, server: Server, kind: Kind, size: Size, numbers: dict, answers: dict) -> None:
+    result, raw = WORKLOADS[name](Client(server.port, kind.health_path), size)
+    numbers[name] = result
+    answers[name] = [describe(answer, raw[0].sent_at) for answer in raw]
+    say(f"  {name}: {format_numbers(result)}" + ("" if server.is_alive else "; THE SERVER DIED"))
+    faults = sorted({answer.fault for answer in raw if answer.fault and not answer.was_cut})
+    for fault in faults[:3]:
+        say(f"    {fault}")
+
+
+def describe(answer: Answer, began: float) -> list[Any]:
+    """For the JSON: status, asked at, TTFT, ended at, tokens, cut or vanished. Seconds since the workload began."""
+    ttft_s = answer.ttft_s
+    end = "cut" if answer.was_cut else "vanished" if answer.has_vanished else ""
+    asked_at, ended_at = round(answer.sent_at - began, 4), round(answer.ended_at - began, 4)
+    return [answer.status, asked_at, None if ttft_s is None else round(ttft_s, 4), ended_at, answer.n_tokens, end]
+
+
+def format_numbers(numbers: dict[str, float]) -> str:
+    return ", ".join(
+        f"{name} {report.format_number(value)}" for name, value in numbers.items() if not math.isnan(value)
+    )
+
+
+def describe_machine() -> dict[str, Any]:
+    cpu = re.search(r"^(?:model name|CPU part)\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
+    memory_kb = int(re.search(r"MemTotal:\s*(\d+)", Path("/proc/meminfo").read_text())[1])
+    return {
+        "cpu": cpu[1] if cpu else platform.processor(),
+        "machine": platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gb": round(memory_kb / 1e6, 1),
+        "kernel": platform.release(),
+        "load_before": round(os.getloadavg()[0], 2),
+    }
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, required=True, help="GGUF file that all servers load")
+    parser.add_argument("--lib-sets", type=Path, required=True, help="our library sets")
+    parser.add_argument("--peer-set", type=Path, help="set with llama-server (scripts/build_peers.py)")
+    parser.add_argument("--peer-python", type=Path, help="Python with tests/bench/requirements.txt")
+    parser.add_argument("--examples", type=Path, help="folder of llama-cpp-python's examples/server")
+    parser.add_argument("--peers", nargs="*", default=DEFAULT_PEERS, metavar="PEER", help=", ".join([*KINDS][1:]))
+    parser.add_argument("--workloads", nargs="*", default=[*WORKLOADS], metavar="WORKLOAD", help=", ".join(WORKLOADS))
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument(
+        "--quick", action="store_true", help="a few small requests: shows that it works, measures nothing"
+    )
+    parser.add_argument("--out", type=Path, default=REPOSITORY / "build/bench")
+    args = parser.parse_args()
+    for given, known in ((args.peers, [*KINDS][1:]), (args.workloads, WORKLOADS)):
+        for name in given:
+            if name not in known:
+                parser.error(f"{name}: must be one of {', '.join(known)}")
+    return args
+
+
+def main() -> None:
+    args = parse_arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server that runs is stopped, too
+    args.out.mkdir(parents=True, exist_ok=True)
+    size, starts = (QUICK, 1) if args.quick else (Size(), STARTS)
+    setup = Setup(
+        args.model.resolve(), args.threads, args.out, args.lib_sets, args.peer_set, args.peer_python, args.examples
+    )
+    needs = {"llama_cpp.server": args.peer_python, "examples-server": args.peer_python}
+    document: dict[str, Any] = {
+        "began": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": describe_machine(),
+        "model": {"file": setup.model.name, "bytes": setup.model.stat().st_size},
+        "settings": {"threads": args.threads, "context": SLOT_CONTEXT, "slots": SLOTS, "quick": args.quick},
+        "size": asdict(size),
+        "servers": {},
+        "skipped": {},
+        "answers": {},
+    }
+    machine = document["machine"]
+    say(f"{setup.model.name}, {args.threads} threads, {machine['cpu']}")
+    if machine["load_before"] > BUSY_LOAD:
+        say(f"warning: something else runs here (load {machine['load_before']}): figures and ratios will be off")
+    for name in (OURS, *args.peers):
+        if name in needs and not needs[name]:
+            document["skipped"][name] = "its Python packages could not be installed"
+            say(f"{name}: skipped, {document['skipped'][name]}")
+            continue
+        say(f"{name}: {KINDS[name].about}")
+        try:
+            numbers, answers = measure_server(KINDS[name], setup, args.workloads, size, starts)
+        except NotStarted as error:
+            if name == OURS:
+                raise SystemExit(f"error: {name}: {error}") from error
+            document["skipped"][name] = str(error)
+            say(f"{name}: skipped, {error}")
+            continue
+        document["servers"][name], document["answers"][name] = numbers, answers
+        write(args.out / "results.json", dump(document))
+        time.sleep(0 if args.quick else REST_S)
+
+    servers = [*document["servers"]]
+    findings = report.judge(document["servers"], OURS)
+    table = report.format_table(findings, servers)
+    document["findings"] = [
+        {"row": f.row.label, "goal": f.row.goal, "against": f.row.against, "ratio": f.ratio, "verdict": f.verdict}
+        for f in findings
+    ]
+    caption = (
+        f"{setup.model.name}, {args.threads} threads, {machine['cpu']} ({machine['machine']}), {document['began'][:10]}"
+    )
+    write(args.out / "results.json", dump(document))
+    write(args.out / "table.txt", table + "\n")
+    write(args.out / "comparison.svg", report.draw(findings, servers, OURS, caption))
+    print(table)
+    say(f"written: {args.out}/results.json, table.txt, comparison.svg")
+
+
+def dump(document: dict[str, Any]) -> str:
+    """JSON has neither NaN nor infinity: they become null."""
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: clean(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [clean(inner) for inner in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(clean(document), separators=(",", ":"), allow_nan=False) + "\n"
+
+
+def write(path: Path, text: str) -> None:
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text)
+    part.rename(path)
+
+
+def say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

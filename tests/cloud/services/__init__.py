@@ -1,0 +1,32 @@
+"""The APIs that the loopback tenancy speaks, one file per service: kinds as data, and what is special about each.
+
+A file has `add(tenancy)`, which puts its resources and routes into the tenancy.
+"""
+
+from tests.cloud.services import (
+    autoscaling,
+    bastion,
+    compute,
+    compute_management,
+    identity,
+    load_balancer,
+    logging,
+    monitoring,
+    network,
+    notifications,
+    waf,
+)
+
+ALL = (
+    identity,
+    network,
+    compute,
+    compute_management,
+    load_balancer,
+    autoscaling,
+    monitoring,
+    notifications,
+    logging,
+    waf,
+    bastion,
+)

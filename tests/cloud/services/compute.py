@@ -1,0 +1,140 @@
+"""Compute: shapes per availability domain, images with import and shape list, capability schemas, instances."""
+
+from __future__ import annotations
+
+import bottle
+
+from tests.cloud.account import A1, A2
+from tests.cloud.tenancy import COMPARTMENT, Json, Kind, Tenancy
+
+VERSION = "20160918"
+IMAGE = "ocid1.image.oc1.eu-frankfurt-1.llamakiln"  # in a healthy tenancy: baked, UEFI, on A1 and A2
+SCHEMA_NAME = "global-2026-11"
+
+
+def fill_image(tenancy: Tenancy, image: Json) -> Json:
+    """An import of an .oci file brings its firmware and shapes; a qcow2 is taken for BIOS on x86 shapes."""
+    source = image.pop("imageSourceDetails", None) or {}
+    is_qcow2 = source.get("sourceImageType") == "QCOW2"
+    tenancy.settle(image, "IMPORTING" if source else "PROVISIONING", "AVAILABLE")
+    tenancy.collection("imageShapes")[image["id"]] = {} if is_qcow2 else {A1: {}, A2: {}}
+    firmware = "BIOS" if is_qcow2 else "UEFI_64"
+    return {
+        "launchOptions": options(firmware),
+        "operatingSystem": "Canonical Ubuntu",
+        "operatingSystemVersion": "22.04",
+    }
+
+
+def options(firmware: str) -> Json:
+    kinds = dict.fromkeys(("bootVolumeType", "networkType", "remoteDataVolumeType"), "PARAVIRTUALIZED")
+    return {
+        "firmware": firmware,
+        "isPvEncryptionInTransitEnabled": True,
+        "isConsistentVolumeNamingEnabled": True,
+        **kinds,
+    }
+
+
+def set_firmware(tenancy: Tenancy, schema: Json) -> Json:
+    wanted = schema["schemaData"].get("Compute.Firmware", {}).get("defaultValue")
+    tenancy.find("images", schema["imageId"])["launchOptions"]["firmware"] = wanted
+    return {"computeGlobalImageCapabilitySchemaId": "ocid1.computeglobalimgcapschema.oc1..1"}
+
+
+KINDS = (
+    Kind(
+        "images",
+        VERSION,
+        "image",
+        making="PROVISIONING",
+        ready="AVAILABLE",
+        gone="DELETED",
+        defaults={
+            "createImageAllowed": True,
+            "launchMode": "PARAVIRTUALIZED",
+            "sizeInMBs": 6144,
+            "billableSizeInGBs": 2,
+        },
+        fill=fill_image,
+    ),
+    Kind("computeImageCapabilitySchemas", VERSION, "computeimgcapschema", fill=set_firmware),
+    Kind(
+        "instances",
+        VERSION,
+        "instance",
+        making="PROVISIONING",
+        ready="RUNNING",
+        ending="TERMINATING",
+        gone="TERMINATED",
+    ),
+)
+
+
+def add(tenancy: Tenancy) -> None:
+    for kind in KINDS:
+        tenancy.serve(kind)
+    tenancy.resources["images"] = {
+        IMAGE: {
+            "id": IMAGE,
+            "displayName": "llamakiln-demo-0.1.0",
+            "compartmentId": COMPARTMENT,
+            "lifecycleState": "AVAILABLE",
+            "freeformTags": {"product": "llamakiln", "model": "demo"},
+            "definedTags": {},
+            "operatingSystem": "Canonical Ubuntu",
+            "operatingSystemVersion": "22.04",
+            "launchMode": "PARAVIRTUALIZED",
+            "launchOptions": options("UEFI_64"),
+            "createImageAllowed": True,
+            "timeCreated": "2026-11-01T00:00:00Z",
+        }
+    }
+    tenancy.resources["imageShapes"] = {IMAGE: {A1: {}, A2: {}}}
+    # Which shapes each domain has; a test removes some.
+    tenancy.resources["shapes"] = {
+        domain: {name: {"shape": name, "isFlexible": True} for name in (A1, A2, "VM.Standard.E5.Flex")}
+        for domain in tenancy.resources["availabilityDomains"]
+    }
+
+    def list_shapes() -> list[Json]:
+        wanted = bottle.request.query.get("availabilityDomain")
+        found = [shapes for domain, shapes in tenancy.resources["shapes"].items() if wanted in (None, domain)]
+        return tenancy.page([shape for shapes in found for shape in shapes.values()])
+
+    def list_image_shapes(ocid: str) -> list[Json]:
+        tenancy.find("images", ocid)
+        return tenancy.page(
+            [{"imageId": ocid, "shape": name} for name in sorted(tenancy.resources["imageShapes"][ocid])]
+        )
+
+    def add_image_shape(ocid: str, shape: str) -> Json:
+        tenancy.find("images", ocid)
+        tenancy.resources["imageShapes"][ocid][shape] = {}
+        return {"imageId": ocid, "shape": shape}
+
+    def get_image_shape(ocid: str, shape: str) -> Json:
+        tenancy.find("images", ocid)
+        tenancy.resources["imageShapes"][ocid][shape]
+        return {"imageId": ocid, "shape": shape}
+
+    def remove_image_shape(ocid: str, shape: str) -> None:
+        tenancy.resources["imageShapes"][ocid].pop(shape, None)
+        bottle.response.status = 204
+
+    path = f"/{VERSION}/images/<ocid>/shapes"
+    tenancy.route("GET", f"/{VERSION}/shapes", list_shapes)
+    tenancy.route("GET", path, list_image_shapes)
+    tenancy.route("PUT", f"{path}/<shape>", add_image_shape)
+    tenancy.route("GET", f"{path}/<shape>", get_image_shape)
+    tenancy.route("DELETE", f"{path}/<shape>", remove_image_shape)
+    schema = {
+        "id": "ocid1.computeglobalimgcapschema.oc1..1",
+        "name": "OCI.ComputeGlobalImageCapabilitySchema",
+        "displayName": "OCI.ComputeGlobalImageCapabilitySchema",
+        "currentVersionName": SCHEMA_NAME,
+        "timeCreated": "2026-11-01T00:00:00Z",
+        "freeformTags": {},
+        "definedTags": {},
+    }
+    tenancy.route("GET", f"/{VERSION}/computeGlobalImageCapabilitySchemas", lambda: [schema])

@@ -1,0 +1,34 @@
+"""Identity: the region's availability domains, each with three fault domains."""
+
+from tests.cloud.account import REGION, TENANCY
+from tests.cloud.tenancy import N_DOMAINS, Tenancy
+
+VERSION = "20160918"
+DOMAINS = tuple(f"Test:{REGION.upper()}-AD-{number}" for number in range(1, N_DOMAINS + 1))
+
+
+def add(tenancy: Tenancy) -> None:
+    tenancy.resources["availabilityDomains"] = {
+        name: {"name": name, "id": f"ocid1.availabilitydomain.oc1..{name[-1]}", "compartmentId": TENANCY}
+        for name in reversed(DOMAINS)  # in no useful order, as in the cloud
+    }
+
+    def list_domains() -> list:
+        return list(tenancy.collection("availabilityDomains").values())
+
+    def list_fault_domains() -> list:
+        from bottle import request
+
+        domain = request.query["availabilityDomain"]
+        return [
+            {
+                "name": f"FAULT-DOMAIN-{n}",
+                "id": f"ocid1.faultdomain.oc1..{domain[-1]}{n}",
+                "compartmentId": TENANCY,
+                "availabilityDomain": domain,
+            }
+            for n in (2, 1, 3)
+        ]
+
+    tenancy.route("GET", f"/{VERSION}/availabilityDomains", list_domains)
+    tenancy.route("GET", f"/{VERSION}/faultDomains", list_fault_domains)
