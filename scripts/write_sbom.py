@@ -2,8 +2,8 @@
 """Write the image's software bill of materials as CycloneDX 1.6 JSON.
 
 Joins what package managers on the image list (dpkg, pip) with what no scanner sees: llama.cpp, the OpenBLAS it is
-linked with, and the model itself. Knows components, package URLs and the order of the file. Knows nothing of how the
-lists were made, and asks no network: a licence that nobody stated stays unstated.
+linked with, the page's JavaScript libraries, and the model itself. Knows components, package URLs and the order of the
+file. Knows nothing of how the lists were made, and asks no network: a licence that nobody stated stays unstated.
 
   --dpkg    dpkg-query -W -f='${Package}\\t${Version}\\t${Architecture}\\t${source:Package}\\n' on the image
   --pip     pip list --format=json in the image's venv
@@ -24,13 +24,14 @@ from pathlib import Path
 
 import catalog
 from cyclonedx.spdx import is_supported_id
-from files import replacing
+from files import REPOSITORY, replacing
 from packageurl import PackageURL
 from problem import Problem, run
 from write_manifest import creation_time
 
 SPEC_VERSION = "1.6"
 LLAMA_CPP = "ggml-org/llama.cpp"
+PAGE_LIBRARIES = REPOSITORY / "service" / "static" / "vendor" / "vendor.json"
 OPENBLAS_PACKAGE = re.compile(r"libopenblas0.*")  # Debian and Ubuntu: libopenblas0, libopenblas0-pthread, ...
 
 
@@ -135,6 +136,17 @@ def model_component(model: catalog.Model, version: str) -> dict:
     )  # fmt: skip
 
 
+def read_page_libraries() -> list[dict]:
+    """The JavaScript libraries that are files of the page."""
+    return [
+        _component(
+            "library", row["name"], row["version"], _purl("npm", row["name"], row["version"]),
+            hashes=_hashes(row["sha256"]), licenses=_licenses(row["license"]),
+        )
+        for row in json.loads(PAGE_LIBRARIES.read_text())
+    ]  # fmt: skip
+
+
 def build_sbom(version: str, base: str, model: catalog.Model, dpkg: str, pip: str, sets: Sequence[dict]) -> dict:
     """The whole document as a dict, without a time; raises Problem. `base` is a name such as 'ubuntu-22.04'."""
     if not re.fullmatch(r"[a-z]+-[0-9.]+", base):
@@ -146,16 +158,17 @@ def build_sbom(version: str, base: str, model: catalog.Model, dpkg: str, pip: st
     python = read_pip(pip, sets[0]["sdist_sha256"])
     binding = next(component for component in python if component["name"] == "llama-cpp-python")
     blas = [openblas(packages)] if any(entry.get("blas") for entry in sets) else []
+    page = read_page_libraries()
     weights = model_component(model, version)
     os_name, os_version = base.split("-", 1)
     system = {"type": "operating-system", "bom-ref": f"os:{base}", "name": os_name, "version": os_version}
 
-    components = {entry["bom-ref"]: entry for entry in (system, weights, engine, *blas, *python, *packages)}
+    components = {entry["bom-ref"]: entry for entry in (system, weights, engine, *blas, *page, *python, *packages)}
     image = _component(
         "application", f"llamakiln-{model.name}", version, _purl("generic", f"llamakiln-{model.name}-arm64", version)
     )
     dependencies = {
-        image["bom-ref"]: [system["bom-ref"], weights["bom-ref"], *(entry["bom-ref"] for entry in python)],
+        image["bom-ref"]: [system["bom-ref"], weights["bom-ref"], *(entry["bom-ref"] for entry in (*page, *python))],
         system["bom-ref"]: [entry["bom-ref"] for entry in packages],
         binding["bom-ref"]: [engine["bom-ref"]],
         engine["bom-ref"]: [entry["bom-ref"] for entry in blas],

@@ -41,7 +41,7 @@ def test_pictures_draw_the_last_minutes(visit: Callable[..., Page], node: tuple[
     expect(page.locator(".plot")).to_have_count(4)
     expect(page.locator(".now").nth(0)).to_have_text("2 running0 queued")
     expect(page.locator(".now").nth(1)).to_have_text("45")
-    expect(page.locator(".now").nth(2)).to_have_text("0.5 s")
+    expect(page.locator(".now").nth(2)).to_have_text("0.49 s")
     expect(page.locator(".now").nth(3)).to_have_text("75 %")
     lines = page.locator(".plot path").evaluate_all("(paths) => paths.map((path) => path.getAttribute('d'))")
     assert [line.count("M") for line in lines] == [1, 1, 1, 6, 1]  # TTFT has gaps

@@ -96,6 +96,13 @@ def test_what_scanners_do_not_see_is_listed():
     assert weights["externalReferences"][0]["url"].endswith("/tinyllama-1.1b-chat-v1.0.Q4_0.gguf")
 
 
+def test_libraries_of_the_page_are_listed():
+    purify = by_name(build())["dompurify"]
+    assert purify["purl"] == f"pkg:npm/dompurify@{purify['version']}"
+    assert purify["licenses"] == [{"license": {"id": "Apache-2.0"}}]
+    assert len(purify["hashes"][0]["content"]) == 64
+
+
 def test_packages_have_purls_with_distribution_and_source():
     parts = by_name(build())
     assert parts["libc6"]["purl"] == (
