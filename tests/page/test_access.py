@@ -208,19 +208,17 @@ def test_without_javascript_the_page_says_what_is_needed(visit: Callable[..., Pa
     expect(page.locator("noscript .banner")).to_contain_text("This page needs JavaScript")
 
 
-def test_first_paint_on_a_slow_telephone(browser: Any, node: Node):
-    """Four times slower than this machine, 1.6 Mbit/s and 150 ms away, nothing kept."""
-    context = browser.new_context(**DEVICES["telephone"])
-    page = context.new_page()
-    client = context.new_cdp_session(page)
-    client.send("Network.enable")
-    network = {"latency": 150, "downloadThroughput": 1.6e6 / 8, "uploadThroughput": 750e3 / 8, "offline": False}
-    client.send("Network.emulateNetworkConditions", network)
-    client.send("Emulation.setCPUThrottlingRate", {"rate": 4})
-    page.goto(node[0].url)
-    painted = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
-    context.close()
-    assert painted < 1000, f"{painted:.0f} ms"
+def test_first_paint_waits_for_little(visit: Callable[..., Page], node: Node):
+    """The HTML and one style sheet. On a slow telephone (1.6 Mbit/s, 150 ms away) 40 KB and four ways there and back
+    take 0.8 s: arithmetic, because a test that asks the clock asks how busy the machine is."""
+    page = visit(node[0].url)
+    blocking = page.evaluate(
+        "performance.getEntriesByType('resource').filter((e) => e.renderBlockingStatus === 'blocking')"
+        ".map((e) => [e.name.split('/').pop(), e.transferSize])"
+    )
+    assert [name for name, _ in blocking] == ["style.css"]
+    html = page.evaluate("performance.getEntriesByType('navigation')[0].transferSize")
+    assert html + sum(size for _, size in blocking) < 40_000
 
 
 def test_answer_is_copied(visit: Callable[..., Page], node: Node):
