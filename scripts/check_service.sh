@@ -11,7 +11,8 @@ journalctl --no-pager --unit llm.service --output cat | tail -n 5
 
 ask() { curl --silent --show-error --fail-with-body --max-time 300 "$@"; }
 ask http://127.0.0.1/readyz >/dev/null
-ask http://127.0.0.1/ | grep -qi '<title>' || die "port 80 does not serve the page"
+page=$(ask http://127.0.0.1/)  # not into grep -q: it leaves at the first match, and curl fails on the closed pipe
+grep -qi '<title>' <<<"$page" || die "port 80 does not serve the page"
 answer=$(ask http://127.0.0.1/generate --json '{"prompt": "What is Llamakiln?", "max_tokens": 24, "temperature": 0}' 2>/dev/null ||
   ask http://127.0.0.1/generate -H 'Content-Type: application/json' -d '{"prompt": "What is Llamakiln?", "max_tokens": 24, "temperature": 0}')
 python3 -c 'import json, sys; body = json.loads(sys.argv[1]); assert body["text"].strip(), body; print("answer:", body["text"])' "$answer"
