@@ -25,7 +25,7 @@ PATIENCE = 5  # a step may take so many times the goal while no stream waits: a 
 ENOUGH_S = 0.4  # larger steps than one of so long are not measured: a request that comes meanwhile waits for its end
 WEIGHT = 0.1  # of a new observation in the running factor
 MAX_FACTOR = 8.0
-MAX_STREAMS = 16  # auto never goes beyond
+MIN_STREAMS, MAX_STREAMS = 4, 16  # auto stays between: one odd measurement must not make people queue for each other
 WORTH = 1.05  # a larger number of streams must bring this much more throughput
 
 
@@ -98,9 +98,9 @@ class StepCost:
         sizes = sorted(rows for rows in self._points if rows <= MAX_STREAMS)
         points = [(rows, seconds) for rows in sizes if (seconds := self.seconds(rows) or 0) <= self._goal_s]
         if not points:
-            return 1 if self._points else MAX_STREAMS
+            return MIN_STREAMS if self._points else MAX_STREAMS
         best = max(rows / seconds for rows, seconds in points)
-        return next(rows for rows, seconds in points if rows / seconds * WORTH >= best)
+        return max(next(rows for rows, seconds in points if rows / seconds * WORTH >= best), MIN_STREAMS)
 
 
 def load_points(path: Path | None) -> dict[int, float]:

@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from service.cost import BLIND_PROMPT_ROWS, BLIND_ROWS, GRID, MAX_STREAMS, StepCost, load_points, save_points
+from service.cost import (
+    BLIND_PROMPT_ROWS,
+    BLIND_ROWS,
+    GRID,
+    MAX_STREAMS,
+    MIN_STREAMS,
+    StepCost,
+    load_points,
+    save_points,
+)
 
 # Rows: seconds; 2 cores of EPYC Zen 4, TinyLlama's shape (house measurements of November 2026, rounded)
 MEASURED = {1: 0.026, 2: 0.043, 4: 0.063, 8: 0.129, 16: 0.163, 32: 0.25, 64: 0.5, 128: 1.0}
@@ -47,7 +56,8 @@ def test_cost_between_two_sizes_is_the_larger_ones():
 def test_streams_are_as_many_as_pay():
     assert StepCost(0.2, 256, MEASURED).choose_streams() == 16
     flat = {1: 0.01, 2: 0.02, 4: 0.04, 8: 0.08, 16: 0.16}
-    assert StepCost(0.2, 256, flat).choose_streams() == 1
+    assert StepCost(0.2, 256, flat).choose_streams() == MIN_STREAMS
+    assert StepCost(0.2, 256, {1: 0.7}).choose_streams() == MIN_STREAMS
 
 
 def test_real_steps_correct_the_measurement():
