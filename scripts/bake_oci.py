@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None, prepare: Callable[[str, Stages], Content
     began, started = time.monotonic(), datetime.now(timezone.utc)
 
     with stages.stage("account"):
-        session = open_session(os.environ)
+        session = open_session(os.environ, needs_config_file=True)
         check_account(session, variables, stages.say)
     with stages.stage("packer"):
         packer, packer_version = oci_packer.find_packer()

@@ -8,11 +8,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import oci
+import oci.auth.signers
 import oci.limits
+import oci.load_balancer
+import oci.object_storage
+import oci.resource_manager
 from problem import Problem
 
 # One home for what the bake's user must be allowed. COMPARTMENT stands for the names in the pkrvars file.
@@ -30,55 +35,115 @@ TIMEOUT_S = (10, 60)  # connect, read
 
 @dataclass(frozen=True)
 class Session:
-    """The opened APIs, and where their credentials came from, so that Packer can be given the same."""
+    """The opened APIs, each made when it is first asked, and where their credentials came from."""
 
-    config_file: Path
+    config_file: Path | None  # None: the instance's own rights
     profile: str
     region: str
     tenancy: str
-    identity: oci.identity.IdentityClient
-    compute: oci.core.ComputeClient
-    network: oci.core.VirtualNetworkClient
-    limits: oci.limits.LimitsClient
+    open: Callable[[type], Any]  # makes a client of one of the SDK's classes
+
+    @cached_property
+    def identity(self) -> oci.identity.IdentityClient:
+        return self.open(oci.identity.IdentityClient)
+
+    @cached_property
+    def compute(self) -> oci.core.ComputeClient:
+        return self.open(oci.core.ComputeClient)
+
+    @cached_property
+    def pools(self) -> oci.core.ComputeManagementClient:
+        return self.open(oci.core.ComputeManagementClient)
+
+    @cached_property
+    def network(self) -> oci.core.VirtualNetworkClient:
+        return self.open(oci.core.VirtualNetworkClient)
+
+    @cached_property
+    def balancers(self) -> oci.load_balancer.LoadBalancerClient:
+        return self.open(oci.load_balancer.LoadBalancerClient)
+
+    @cached_property
+    def limits(self) -> oci.limits.LimitsClient:
+        return self.open(oci.limits.LimitsClient)
+
+    @cached_property
+    def storage(self) -> oci.object_storage.ObjectStorageClient:
+        return self.open(oci.object_storage.ObjectStorageClient)
+
+    @cached_property
+    def stacks(self) -> oci.resource_manager.ResourceManagerClient:
+        return self.open(oci.resource_manager.ResourceManagerClient)
 
 
-def open_session(environ: Mapping[str, str]) -> Session:
-    """Read the credentials and make the clients; asks the cloud nothing yet.
+def open_session(environ: Mapping[str, str], *, needs_config_file: bool = False) -> Session:
+    """Read the credentials and make sure that they parse; asks the cloud nothing yet.
 
-    OCI_CONFIG_FILE and OCI_CLI_PROFILE choose file and profile as they do for the oci command line.
-    LLAMAKILN_OCI_ENDPOINT sends every call to that one address instead: the tests' loopback double.
+    OCI_CONFIG_FILE and OCI_CLI_PROFILE choose file and profile, and OCI_CLI_AUTH=instance_principal takes the rights of
+    the instance that this runs on, all as they do for the oci command line. needs_config_file: whoever calls hands the
+    file on (Packer), so no instance principal. LLAMAKILN_OCI_ENDPOINT sends every call to that one address instead: the
+    tests' loopback double.
     """
+    # A person waits for these answers and can run the checks again: no silent minutes of retries.
+    endpoint = environ.get("LLAMAKILN_OCI_ENDPOINT") or None
+    options = {
+        "service_endpoint": endpoint,
+        "timeout": TIMEOUT_S,
+        "retry_strategy": oci.retry.NoneRetryStrategy(),
+    }
+    way = environ.get("OCI_CLI_AUTH") or "api_key"
+    if way == "instance_principal" and not needs_config_file:
+        return open_instance(environ, options)
+    if way != "api_key":
+        raise Problem(
+            f"OCI_CLI_AUTH={way}: must be api_key" + ("" if needs_config_file else " or instance_principal"),
+            "unset OCI_CLI_AUTH, and name a profile with an API key in OCI_CLI_PROFILE",
+        )
     config_file = Path(environ.get("OCI_CONFIG_FILE") or "~/.oci/config").expanduser()
     profile = environ.get("OCI_CLI_PROFILE") or oci.config.DEFAULT_PROFILE
-    endpoint = environ.get("LLAMAKILN_OCI_ENDPOINT") or None
     if not config_file.is_file():
         raise Problem(f"no OCI credentials: {config_file} does not exist", "oci setup config, or set OCI_CONFIG_FILE")
     try:
         config = oci.config.from_file(str(config_file), profile)
         if config.get("security_token_file"):
             raise Problem(
-                f"profile {profile} of {config_file} is a session of an hour; a bake needs a profile with an API key",
+                f"profile {profile} of {config_file} is a session of an hour; this needs a profile with an API key",
                 "oci setup config --profile ..., then OCI_CLI_PROFILE=...",
             )
         oci.config.validate_config(config)
-        # A person waits for these answers and can run the checks again: no silent minutes of retries.
-        once = oci.retry.NoneRetryStrategy()
-        options = {"service_endpoint": endpoint, "timeout": TIMEOUT_S, "retry_strategy": once}
-        return Session(
+        session = Session(
             config_file=config_file,
             profile=profile,
             region=config["region"],
             tenancy=config["tenancy"],
-            identity=oci.identity.IdentityClient(config, **options),
-            compute=oci.core.ComputeClient(config, **options),
-            network=oci.core.VirtualNetworkClient(config, **options),
-            limits=oci.limits.LimitsClient(config, **options),
+            open=lambda kind: kind(config, **options),
         )
+        session.identity  # noqa: B018  reads the key file: a fault in it is told here
+        return session
     except oci.exceptions.InvalidConfig as error:
         faults = "; ".join(f"{name} is {fault}" for name, fault in error.errors.items())
         raise Problem(f"profile {profile} of {config_file}: {faults}", "oci setup config writes all of it") from error
     except (oci.exceptions.ClientError, FileNotFoundError, ValueError) as error:
         raise Problem(f"profile {profile} of {config_file}: {error}", "oci setup config writes all of it") from error
+
+
+def open_instance(environ: Mapping[str, str], options: dict[str, Any]) -> Session:
+    """The rights that a dynamic group gives to the instance this runs on."""
+    try:
+        signer = oci.auth.signers.InstancePrincipalsSecurityTokenSigner()
+    except Exception as error:  # no metadata service, no certificate, a refusal: whatever the SDK meets
+        raise Problem(
+            f"OCI_CLI_AUTH=instance_principal, but this machine gets no credentials of its own: {error}",
+            "run on an OCI instance that a dynamic group names, or unset OCI_CLI_AUTH",
+        ) from error
+    region = environ.get("OCI_CLI_REGION") or signer.region
+    return Session(
+        config_file=None,
+        profile="instance principal",
+        region=region,
+        tenancy=signer.tenancy_id,
+        open=lambda kind: kind({"region": region}, signer=signer, **options),
+    )
 
 
 @contextlib.contextmanager
