@@ -16,7 +16,7 @@ case ${1:-} in
   bench) packages=("${python[@]}" "${compiler[@]}" binutils) ;;
   oci) packages=("${python[@]}" "${sets[@]}") ;;
   test) packages=("${python[@]}" "${compiler[@]}" "${vm[@]}" binutils shellcheck nginx chromium curl iptables openssh-client
-    packer) ;;
+    fdisk packer) ;;
   image) packages=("${python[@]}" "${sets[@]}" "${vm[@]}" ipxe-qemu xorriso mtools dosfstools openssh-client packer) ;;
   *) die "usage: install_host_packages.sh image|oci|test|run|bench" ;;
 esac
