@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from .errors import QueueFull
+from .errors import BadRequest, QueueFull
 
 MAX_RETRY_AFTER_S = 60
 MEMORY = 8  # requests that the running means look back on, roughly
@@ -41,11 +41,18 @@ class Admission:
         return max(compute_s, max(n_over, 0) * self._mean_run_s / max_streams)
 
     def check(self, n_new: int, n_waiting: int, n_running: int, max_streams: int, n_tokens: int, wait_s: float) -> None:
-        """Raises QueueFull, with an honest time to come back, if n_new requests more are too many.
+        """Raises QueueFull, with an honest time to come back, if n_new requests more are too many, and BadRequest if
+        they would be at any time.
 
         n_tokens: prompt tokens that would wait, the new ones' included; wait_s: predicted for the new ones. A request
         that comes alone is always taken: waiting would not make it shorter.
         """
+        if n_new > self._max_queue + max_streams:
+            raise BadRequest(
+                f"{n_new} answers at once: this node runs {max_streams} and LLM_MAX_QUEUE={self._max_queue} may wait, "
+                f"so at most {self._max_queue + max_streams}",
+                param="n",
+            )
         if n_waiting + n_new > self._max_queue + max(max_streams - n_running, 0):
             raise QueueFull(
                 f"the node is busy: {n_waiting} requests wait and LLM_MAX_QUEUE={self._max_queue} may; ask again later",

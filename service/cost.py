@@ -1,12 +1,12 @@
-"""What a step costs on this machine: seconds by number of rows, measured.
+"""What a step costs on this machine: seconds by number of rows and by what their attention reads, measured.
 
 The time does not grow evenly: CPU kernels work on groups of rows, so 9 rows may cost what 16 do, and 16 less than twice
-8. GRID holds the sizes that are measured, once, in idle time after the first start. Real steps then say by what factor
-all of them are dearer now: long contexts, neighbours on the same cores. From the table follow how many rows a step may
-have and how many streams pay.
+8. GRID holds the sizes that are measured, and CELLS how many cells are read to find the price of attention, once, in
+idle time after the first start. Real steps then say by what factor all of them are dearer now: neighbours on the same
+cores. From the table follow how many rows a step may have and how many streams pay.
 
-Knows numbers and one small file. Knows nothing of requests, models or llama.cpp. `observe` and `measured` belong to the
-engine thread; the rest may be called from any thread.
+Knows numbers and one small file. Knows nothing of requests, models or llama.cpp. `observe`, `measured` and
+`measured_cell` belong to the engine thread; the rest may be called from any thread.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 GRID = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+CELLS = 512  # that the measurement of attention reads per row
+CELL_ROWS = 16  # rows of that measurement
 BLIND_ROWS = 32  # the budget of a step as long as nothing was measured
 BLIND_PROMPT_ROWS = 128  # and as long as no stream waits
 PATIENCE = 5  # a step may take so many times the goal while no stream waits: a newcomer or a farewell waits for its end
-ENOUGH_S = 0.4  # larger steps than one of so long are not measured: a request that comes meanwhile waits for its end
+ENOUGH_S = 0.4  # two steps of so long end the measuring: a request that comes meanwhile waits for the end of one
 WEIGHT = 0.1  # of a new observation in the running factor
 MAX_FACTOR = 8.0
 MIN_STREAMS, MAX_STREAMS = 4, 16  # auto stays between: one odd measurement must not make people queue for each other
@@ -30,31 +32,51 @@ WORTH = 1.05  # a larger number of streams must bring this much more throughput
 
 
 class StepCost:
-    """points: seconds by rows. goal_s: how long a step may take while streams wait. max_rows: rows a step can have."""
+    """points: seconds by rows, over an empty cache. cell_s: seconds per row and cell that it attends to. goal_s: how
+    long a step may take while streams wait. max_rows: rows a step can have."""
 
-    def __init__(self, goal_s: float, max_rows: int, points: dict[int, float] | None = None) -> None:
+    def __init__(
+        self, goal_s: float, max_rows: int, points: dict[int, float] | None = None, cell_s: float | None = None
+    ) -> None:
         self._goal_s = goal_s
         self._max_rows = max_rows
         self._points = dict(points or {})
+        self._cell_s = cell_s
         self._factor = 1.0
 
     @property
     def missing(self) -> list[int]:
-        """Sizes that nobody has measured yet, smallest first."""
-        if self._points and max(self._points.values()) >= ENOUGH_S:
+        """Sizes that nobody has measured yet, smallest first. Two long steps end it: one may be odd."""
+        if sum(seconds >= ENOUGH_S for seconds in self._points.values()) >= 2:
             return []
         return [rows for rows in GRID if rows <= self._max_rows and rows not in self._points]
+
+    @property
+    def is_measured(self) -> bool:
+        return not self.missing and self._cell_s is not None
 
     @property
     def points(self) -> dict[int, float]:
         return dict(self._points)
 
-    def __str__(self) -> str:
-        return " ".join(f"{rows}={seconds * 1e3:.0f}ms" for rows, seconds in sorted(self._points.items()))
+    @property
+    def cell_s(self) -> float | None:
+        return self._cell_s
 
-    def observe(self, rows: int, seconds: float) -> None:
-        """A step took so long. Before anything is measured it is the first measurement."""
-        expected = self.seconds(rows)
+    @property
+    def cell_price(self) -> float:
+        """What one attended cell adds to a row, as a share of the row's price; 0 if not measured."""
+        seconds = self.base_s(CELL_ROWS)
+        return (self._cell_s or 0.0) * CELL_ROWS / seconds if seconds else 0.0
+
+    def __str__(self) -> str:
+        steps = " ".join(f"{rows}={seconds * 1e3:.0f}ms" for rows, seconds in sorted(self._points.items()))
+        return steps + (f", {self._cell_s * 1e6:.2f}ms per row and 1000 cells" if self._cell_s is not None else "")
+
+    def observe(self, rows: int, seconds: float, n_attended: int = 0) -> None:
+        """A step took so long; n_attended: cells that its rows read, all in all. Before anything is measured it is the
+        first measurement."""
+        expected = self.seconds(rows, n_attended)
         if not expected:
             self._points[min((size for size in GRID if size >= rows), default=rows)] = max(seconds, 1e-9)
             return
@@ -65,24 +87,34 @@ class StepCost:
         """A measurement made on purpose: it replaces what was known."""
         self._points[rows] = max(seconds, 1e-9)
 
-    def seconds(self, rows: int) -> float | None:
-        """Expected time of a step: of the cheapest measured size that is not smaller, because a step never costs more
-        than a larger one; beyond the largest in proportion. None: nothing known."""
+    def measured_cell(self, seconds: float) -> None:
+        """A step of CELL_ROWS rows that each attend to CELLS cells took so long."""
+        self._cell_s = max(seconds - (self.base_s(CELL_ROWS) or seconds), 0.0) / (CELL_ROWS * CELLS)
+
+    def base_s(self, rows: int) -> float | None:
+        """Time of a step over an empty cache on the machine at rest: of the cheapest measured size that is not smaller,
+        because a step never costs more than a larger one; beyond the largest in proportion. None: nothing known."""
         points = list(self._points.items())
         larger = [seconds for size, seconds in points if size >= rows]
         if not points:
             return None
         size, seconds = max(points)
-        return self._factor * (min(larger) if larger else seconds * rows / size)
+        return min(larger) if larger else seconds * rows / size
 
-    def budget(self, has_streams: bool) -> int:
-        """Rows for the next step: the most that meet the goal while streams wait; without any, PATIENCE goals."""
+    def seconds(self, rows: int, n_attended: int = 0) -> float | None:
+        """Expected time of a step now."""
+        base_s = self.base_s(rows)
+        return None if base_s is None else self._factor * (base_s + (self._cell_s or 0.0) * n_attended)
+
+    def budget(self, has_streams: bool, n_cells: int = 0) -> int:
+        """Rows for the next step, each of which attends to n_cells: the most that meet the goal while streams wait;
+        without any, PATIENCE goals."""
         goal_s = self._goal_s * (1 if has_streams else PATIENCE)
         sizes = list(self._points)
-        fitting = [rows for rows in sizes if (self.seconds(rows) or 0) <= goal_s]
+        fitting = [rows for rows in sizes if (self.seconds(rows, rows * n_cells) or 0) <= goal_s]
         if not self.missing and len(fitting) == len(sizes):  # beyond the largest in proportion
             largest = max(sizes)
-            fitting.append(int(largest * goal_s / (self.seconds(largest) or goal_s)))
+            fitting.append(int(largest * goal_s / (self.seconds(largest, largest * n_cells) or goal_s)))
         elif self.missing:
             fitting.append(BLIND_ROWS if has_streams else BLIND_PROMPT_ROWS)
         return min(max(fitting, default=1), self._max_rows)
@@ -103,27 +135,32 @@ class StepCost:
         return max(next(rows for rows, seconds in points if rows / seconds * WORTH >= best), MIN_STREAMS)
 
 
-def load_points(path: Path | None) -> dict[int, float]:
-    """What an earlier start measured; empty if there is nothing, or nothing that makes sense."""
+def load(path: Path | None) -> tuple[dict[int, float], float | None]:
+    """What an earlier start measured, points and cell_s; nothing if there is nothing, or nothing that makes sense."""
     if path is None or not path.exists():
-        return {}
+        return {}, None
     try:
-        points = {int(rows): float(seconds) for rows, seconds in json.loads(path.read_text()).items()}
+        found = json.loads(path.read_text())
+        points = {int(rows): float(seconds) for rows, seconds in found["steps"].items()}
+        cell_s = None if found["cell_s"] is None else float(found["cell_s"])
         if not all(rows in GRID and 0 < seconds < 3600 for rows, seconds in points.items()):
             raise ValueError("numbers out of range")
-        return points
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        log.warning("%s: not used: %s", path, error)
-        return {}
+        if cell_s is not None and not 0 <= cell_s < 1:
+            raise ValueError("cell_s out of range")
+        return points, cell_s
+    except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
+        log.warning("%s: not used: %s: %s", path, type(error).__name__, error)
+        return {}, None
 
 
-def save_points(path: Path | None, points: dict[int, float]) -> None:
+def save(path: Path | None, cost: StepCost) -> None:
     """Keep the measurement for the next start; a read-only or full disk is no reason to stop."""
     if path is None:
         return
+    steps = {str(rows): round(seconds, 6) for rows, seconds in sorted(cost.points.items())}
     try:
         part = path.with_suffix(".part")
-        part.write_text(json.dumps({str(rows): round(seconds, 6) for rows, seconds in sorted(points.items())}))
+        part.write_text(json.dumps({"steps": steps, "cell_s": cost.cell_s}))
         os.replace(part, path)
     except OSError as error:
         log.warning("%s: not saved: %s", path, error.strerror)

@@ -18,28 +18,29 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from . import lookup
+from . import cost, lookup, system_prompt
 from .admission import Admission
-from .cost import StepCost, load_points, save_points
-from .errors import ClientGone, Draining, ModelError, ModelFatal, NoRoom, NotReady, ServiceError, TimedOut
+from .cost import StepCost
+from .errors import ClientGone, Draining, ModelFatal, NoRoom, NotReady, ServiceError, TimedOut
 from .metrics import Metrics
-from .model import Chunk, Model, Sampler
-from .prefix import Match, PrefixCache
-from .prefix import Sequence as Computed
+from .model import Chunk, Model
+from .prefix import PrefixCache
 from .prompt import Prompter
-from .request import Done, Failed, FinishReason, Piece, Progress, Request, SamplingParams, State, Timings, TokenLogprob
+from .request import Done, Failed, FinishReason, Progress, Request, SamplingParams, State, Timings
+from .retention import Retention
+from .run import Lead, Run
 from .scheduler import plan as share_out
-from .text import TextStream
+from .survey import Survey
 
 log = logging.getLogger(__name__)
 
 IDLE_S = 1.0  # how long the thread sleeps without work between two heartbeats
 MAX_FAULTS = 3  # requests in a row that the model fails before the process gives up on it
+UNKNOWN_CELL_PRICE = 2e-4  # 2 us of attention to one cell / 10 ms per row: TinyLlama's shape, November 2026
 REST_S = 1.0  # how long nobody may have wanted anything before the machine is measured
-N_MEASUREMENTS = 3  # of each step size; the fastest counts, because nothing makes a step too fast
 
 
 class Phase(enum.Enum):
@@ -64,40 +65,6 @@ class Limits:
     measures: bool = True
     system_prompt: str = ""
     state_dir: Path | None = None
-
-
-@dataclass(eq=False)
-class Run:
-    """What the engine keeps of a request that has begun. `tokens` are prompt and answer; sequence is None while it is
-    put back for lack of cache."""
-
-    request: Request
-    tokens: list[int]
-    sampler: Sampler
-    text: TextStream
-    sequence: Computed | None = None
-    logprobs: list[TokenLogprob] = field(default_factory=list)
-    draft: list[int] = field(default_factory=list)
-    guess: lookup.Guess = field(default_factory=lookup.Guess)
-    last_token_at: float = 0.0
-
-    @property
-    def n_gap(self) -> int:
-        assert self.sequence is not None
-        return self.sequence.n_gap
-
-
-@dataclass(frozen=True)
-class Lead:
-    """A prefix that somebody else is about to compute: n tokens of `sequence`, as long as it has these `tokens`."""
-
-    sequence: Computed
-    tokens: list[int]
-    n: int
-
-    @property
-    def is_coming(self) -> bool:
-        return self.sequence.is_busy and self.sequence.tokens is self.tokens and self.sequence.n_computed < self.n
 
 
 class Engine:
@@ -129,6 +96,8 @@ class Engine:
         self._model: Model | None = None
         self._prompter: Prompter | None = None
         self._cache: PrefixCache | None = None
+        self._retention = Retention()
+        self._survey: Survey | None = None
         self._cost = StepCost(limits.step_s, 1)
         self._admission = Admission(limits.max_queue, limits.max_queue_tokens, limits.max_wait_s)
         self._max_streams = limits.max_streams or self._cost.choose_streams()
@@ -271,8 +240,12 @@ class Engine:
         started = self._clock()
         self._model = model = self._load_model()
         self._prompter = Prompter(model)
-        self._cache = PrefixCache(model, model.n_sequences, model.n_cells, n_kept=model.n_kept, shares=model.shares)
-        self._cost = StepCost(self._limits.step_s, model.max_batch, load_points(self._state_path("steps", "json")))
+        self._cost = StepCost(self._limits.step_s, model.max_batch, *cost.load(self._state_path("steps", "json")))
+        self._retention.cell_price = self._cell_price()
+        self._cache = PrefixCache(
+            model, model.n_sequences, model.n_cells, retention=self._retention, shares=model.shares
+        )
+        self._survey = Survey(model, self._cache, self._cost, lambda: bool(self.n_waiting), self._clock)
         self._max_streams = self._choose_streams()
         loaded = self._clock()
         self._warm_up(model)
@@ -299,7 +272,7 @@ class Engine:
             self._phase = Phase.STOPPED
             self._end_all()
             for run in (*self._runs, *self._put_back):
-                run.sampler.close()
+                run.close()
             self._runs, self._put_back = [], []
             self._changed.notify_all()
         if self._model:
@@ -317,33 +290,22 @@ class Engine:
             model.forget(0, 0)
 
     def _pin_system_prompt(self) -> None:
-        """Compute what all chats begin with, or read it back, and keep it for good."""
         assert self._model is not None and self._cache is not None and self._prompter is not None
-        tokens = self._prompter.encode_system(self._limits.system_prompt) if self._limits.system_prompt else []
-        if not tokens or not self._model.shares:
-            return
-        if len(tokens) >= self._model.n_context:
-            raise ModelFatal(f"LLM_SYSTEM_PROMPT: uses {len(tokens)} tokens; the context holds {self._model.n_context}")
-        sequence = self._cache.open(tokens, Match(None, 0))
-        assert sequence is not None
-        path = self._state_path("prompt", "bin")
-        is_restored = path is not None and path.exists() and self._model.restore(sequence.id, tokens, path)
-        for start in [] if is_restored else range(0, len(tokens), self._model.max_batch):
-            part = tokens[start : start + self._model.max_batch]
-            self._model.decode([Chunk(sequence.id, start, part)])
-        sequence.n_computed = len(tokens)
-        sequence.is_pinned, sequence.is_busy = True, False
-        if path and not is_restored:
-            try:
-                self._model.save(sequence.id, tokens, path)
-            except OSError as error:
-                log.warning("%s: not saved: %s", path, error)
-        log.info("system prompt: %d tokens %s", len(tokens), "read back" if is_restored else "computed")
+        text = self._limits.system_prompt
+        tokens = self._prompter.encode_system(text) if text else []
+        system_prompt.pin(self._model, self._cache, tokens, self._state_path("prompt", "bin"))
 
     def _state_path(self, name: str, suffix: str) -> Path | None:
         if self._limits.state_dir is None or self._model is None:
             return None
         return self._limits.state_dir / f"{name}-{self._key(self._model)}.{suffix}"
+
+    def _cell_price(self) -> float:
+        """What a kept cell costs the rows of others. Unmeasured it counts as on 2 cores of an x86-64 Xeon."""
+        assert self._model is not None
+        if not self._model.attends_all:
+            return 0.0
+        return self._cost.cell_price if self._cost.is_measured else UNKNOWN_CELL_PRICE
 
     def _choose_streams(self) -> int:
         assert self._model is not None
@@ -362,7 +324,7 @@ class Engine:
             self._busy_at = self._clock()
             self._metrics.step_s.observe(self._busy_at - started)
         elif self._wants_measuring:
-            self._measure(self._cost.missing[0])
+            self._measure()
         self._on_beat(self._clock())
 
     def _intake(self, idle_s: float) -> None:
@@ -384,7 +346,7 @@ class Engine:
 
     @property
     def _wants_measuring(self) -> bool:
-        is_wanted = self._limits.measures and self.is_ready and bool(self._cost.missing)
+        is_wanted = self._limits.measures and self.is_ready and not self._cost.is_measured
         return is_wanted and not self.n_waiting and self._clock() - self._busy_at >= REST_S
 
     def _begin_all(self, now: float) -> None:
@@ -407,7 +369,7 @@ class Engine:
         lead = self._followers.get(request)
         if lead and lead.is_coming:
             return True
-        run = Run(request, list(request.prompt_tokens), _NO_SAMPLER, TextStream(request.params.stop))
+        run = Run.of(request)
         if not self._place(run):
             return request in self._followers
         self._waiting.remove(request)
@@ -452,13 +414,20 @@ class Engine:
         assert self._model is not None and self._cache is not None
         while self._runs:
             gaps = [run.n_gap for run in self._runs]
-            budget = self._cost.budget(has_streams=1 in gaps)
+            budget = self._cost.budget(has_streams=1 in gaps, n_cells=self._count_attended())
             rows = share_out(gaps, budget, self._model.max_batch)
             if self._cache.make_room(sum(rows)):
                 plan = [(run, self._cut(run, n)) for run, n in zip(self._runs, rows, strict=True) if n]
                 return self._guess(plan) if self._limits.speculates else plan
             self._put_back_youngest()
         return []
+
+    def _count_attended(self) -> int:
+        """Cells that a row of the next step reads: all in use, or at most those of the longest sequence that runs."""
+        assert self._model is not None
+        if self._model.attends_all:
+            return self._n_cells_used
+        return max((run.sequence.n_computed for run in self._runs if run.sequence), default=0)
 
     def _cut(self, run: Run, n: int) -> int:
         """With a seed, the same request must give the same text again. Then its prompt is in the cache, and only its
@@ -472,7 +441,7 @@ class Engine:
             return plan
         guessed = []
         for run, n in plan:
-            room = min(self._model.n_context - len(run.tokens), self._left(run)) - 1
+            room = min(self._model.n_context - len(run.tokens), run.n_left) - 1
             is_free = run.request.params.seed is None  # guesses change the last bits too
             size = run.guess.choose_size(self._cost, len(plan), room) if is_free else 0
             draft = lookup.find(run.tokens, size) if size else []
@@ -494,7 +463,7 @@ class Engine:
             self._recover(plan, error)
             return
         decode_s = self._clock() - started
-        self._cost.observe(n_rows, decode_s)
+        self._cost.observe(n_rows, decode_s, self._sum_attended(plan))
         self._metrics.decode_s.observe(decode_s)
         self._metrics.rows.observe(n_rows)
         end = 0
@@ -506,6 +475,13 @@ class Engine:
             except Exception as error:
                 self._fail(run, error)
         self._n_cells_used = self._cache.count_cells()
+
+    def _sum_attended(self, plan: list[tuple[Run, int]]) -> int:
+        """Cells that all rows of a plan read."""
+        assert self._model is not None
+        if self._model.attends_all:
+            return sum(n for _, n in plan) * self._n_cells_used
+        return sum(n * run.sequence.n_computed for run, n in plan if run.sequence)
 
     def _make_chunk(self, run: Run, n: int) -> Chunk:
         assert run.sequence is not None
@@ -522,7 +498,7 @@ class Engine:
             return
         run.sequence.n_computed += n
         if run.n_gap == 0:
-            self._deliver(run, run.sampler.sample(end - 1), end - 1)
+            self._deliver(run, run.sample(end - 1), end - 1)
         elif run.request.wants_progress:
             self._report(run.request, 0, run.n_gap * (self._cost.row_s() or 0.0), run.sequence.n_computed)
 
@@ -534,7 +510,7 @@ class Engine:
         n_right = 0
         for guess in [*draft, -1]:
             run.sequence.n_computed += 1
-            token = run.sampler.sample(row + n_right)
+            token = run.sample(row + n_right)
             self._deliver(run, token, row + n_right)
             if token != guess or run.request.state is State.FINISHED:
                 break
@@ -545,7 +521,7 @@ class Engine:
         self._model.forget(run.sequence.id, run.sequence.n_computed)
 
     def _deliver(self, run: Run, token: int, row: int) -> None:
-        """Turn one sampled token into text, and end the request if it is the last."""
+        """Hand a run its new token, and end it if that was the last."""
         assert self._model is not None
         request, now = run.request, self._clock()
         if request.first_token_at is None:
@@ -554,30 +530,14 @@ class Engine:
         else:
             self._metrics.itl_s.observe(now - run.last_token_at)
         run.last_token_at = now
-        if self._model.is_end(token):
-            self._complete(run, FinishReason.STOP)
-            return
-        run.tokens.append(token)
-        request.n_output_tokens += 1
-        self._metrics.output_tokens.inc()
-        if request.params.n_logprobs is not None:
-            run.logprobs.append(self._model.logprob(row, token, request.params.n_logprobs))
-        self._send(run, run.text.push(self._model.token_bytes(token)))
-        if run.text.is_stopped:
-            self._complete(run, FinishReason.STOP)
-        elif not self._left(run) or len(run.tokens) >= self._model.n_context:
-            self._complete(run, FinishReason.LENGTH)
-
-    def _left(self, run: Run) -> int:
-        return run.request.params.max_tokens - run.request.n_output_tokens
-
-    def _send(self, run: Run, text: str) -> None:
-        if text:
-            run.request.deliver(Piece(text, tuple(run.logprobs), run.request.index))
-            run.logprobs = []
+        n_before = request.n_output_tokens
+        reason = run.take(self._model, token, row)
+        self._metrics.output_tokens.inc(request.n_output_tokens - n_before)
+        if reason:
+            self._complete(run, reason)
 
     def _complete(self, run: Run, reason: FinishReason) -> None:
-        self._send(run, run.text.flush())
+        run.flush()
         request, now = run.request, self._clock()
         started, first = request.started_at or now, request.first_token_at or now
         timings = Timings(started - request.submitted_at, first - started, now - first)
@@ -640,7 +600,7 @@ class Engine:
         """Give back all that a run holds, keep what it computed as cache, then tell its end."""
         assert self._cache is not None
         with self._changed:
-            run.sampler.close()
+            run.close()
             if run in self._runs:
                 self._runs.remove(run)
             if run in self._put_back:
@@ -654,27 +614,14 @@ class Engine:
             self._end(run.request, event)
             self._changed.notify_all()
 
-    def _measure(self, rows: int) -> None:
-        """Nobody waits: learn what a step of so many rows costs here."""
-        assert self._model is not None and self._cache is not None
-        sequence = self._cache.open([0] * rows, Match(None, 0))
-        if sequence is None or not self._cache.make_room(rows):
-            self._cost.measured(rows, self._cost.seconds(rows) or 0.0)
-            return
-        n_logits = rows if rows <= lookup.MAX_ROWS * 2 else 1  # small steps are streams, large ones prompts
-        fastest = float("inf")
-        for _ in range(N_MEASUREMENTS):
-            started = self._clock()
-            self._model.decode([Chunk(sequence.id, 0, sequence.tokens, n_logits)])
-            fastest = min(fastest, self._clock() - started)
-            self._model.forget(sequence.id, 0)
-            if self.n_waiting:
-                break
-        self._cache.drop(sequence)
-        self._cost.measured(rows, fastest)
-        if not self._cost.missing:
+    def _measure(self) -> None:
+        """Nobody waits: learn one thing more about this machine."""
+        assert self._survey is not None
+        self._survey.measure_next()
+        if self._cost.is_measured:
             self._max_streams = self._choose_streams()
-            save_points(self._state_path("steps", "json"), self._cost.points)
+            self._retention.cell_price = self._cell_price()
+            cost.save(self._state_path("steps", "json"), self._cost)
             log.info("steps measured: %s; %d streams", self._cost, self._max_streams)
 
     # Engine thread: telling
@@ -723,19 +670,6 @@ class Engine:
             (now - request.submitted_at) * 1e3,
             reason,
         )
-
-
-class _NoSampler:
-    """Stands in until a run has its sampler."""
-
-    def sample(self, index: int) -> int:
-        raise ModelError("there is no sampler")
-
-    def close(self) -> None:
-        pass
-
-
-_NO_SAMPLER = _NoSampler()
 
 
 def _model_failed() -> ServiceError:

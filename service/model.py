@@ -11,9 +11,11 @@ any thread.
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import json
 import logging
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,15 +55,15 @@ class Sampler(Protocol):
 class Model(Protocol):
     """What engine and prompt need of a model.
 
-    n_context: positions of one sequence. n_cells: tokens that all sequences hold together. n_kept: of these, how many
-    are worth keeping for sequences that nobody runs. n_sequences: how many there are. max_batch: rows of one decode.
-    shares: whether a part of a sequence can be copied and dropped. n_vocab: tokens of the vocabulary.
+    n_context: positions of one sequence. n_cells: tokens that all sequences hold together. attends_all: whether a row's
+    attention costs by all cells in use, whoever's they are. n_sequences: how many there are. max_batch: rows of one
+    decode. shares: whether a part of a sequence can be copied and dropped. n_vocab: tokens of the vocabulary.
     sampling_defaults: what the file recommends, by the names of SamplingParams.
     """
 
     n_context: int
     n_cells: int
-    n_kept: int
+    attends_all: bool
     n_sequences: int
     max_batch: int
     shares: bool
@@ -108,6 +110,17 @@ class Model(Protocol):
     def close(self) -> None: ...
 
 
+def import_binding() -> Any:
+    """The binding's low-level module, without its package's own __init__, which would import numpy, Jinja and every
+    chat format it knows: 0.3 s of a cold start (2 cores of an x86-64 Xeon, November 2026) for what nobody here calls.
+    """
+    if "llama_cpp" not in sys.modules:
+        spec = importlib.util.find_spec("llama_cpp")
+        assert spec is not None  # library.load has compared its version
+        sys.modules["llama_cpp"] = importlib.util.module_from_spec(spec)
+    return importlib.import_module("llama_cpp.llama_cpp")
+
+
 def read_ahead(path: Path) -> None:
     """Read the file once from front to back: page faults in mmap order are random and slow on a network volume.
 
@@ -146,9 +159,7 @@ class LlamaModel:
         n_sequences: int = MIN_SEQUENCES,
         max_batch: int = 256,
     ) -> None:
-        import llama_cpp
-
-        self._lib: Any = llama_cpp
+        self._lib = llama_cpp = import_binding()
         if not _log_callbacks:
             _log_callbacks.append(llama_cpp.llama_log_callback(_forward_log))
         llama_cpp.llama_log_set(_log_callbacks[0], ctypes.c_void_p(0))
@@ -192,8 +203,7 @@ class LlamaModel:
                 "is there enough memory?"
             )
         self.n_cells = llama_cpp.llama_n_ctx(self._context)
-        # Without flash attention every row pays for all cells in use, about 2 ms per 1000 (TinyLlama's shape, 2 cores)
-        self.n_kept = self.n_cells if has_flash_attention else self.n_context
+        self.attends_all = not has_flash_attention  # whose kernels skip other sequences' cells
         self._memory = llama_cpp.llama_get_memory(self._context)
         self._attach_threads(n_threads)
         self._rows = _Rows(llama_cpp, self.max_batch, self.n_sequences)

@@ -18,6 +18,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from .retention import Retention, count_common
+
 MIN_WAIT_TOKENS = 32  # a prefix that somebody else is about to compute is waited for from this length on
 
 
@@ -33,11 +35,13 @@ class Memory(Protocol):
 
 @dataclass(eq=False)
 class Sequence:
-    """tokens: what is computed (the first n_computed) and what is still to be. spans: (owner, first position)."""
+    """tokens: what is computed (the first n_computed) and what is still to be. n_begun: how many it began with. spans:
+    (owner, first position)."""
 
     id: int
     tokens: list[int] = field(default_factory=list)
     n_computed: int = 0
+    n_begun: int = 0
     is_busy: bool = False
     is_pinned: bool = False
     used_at: int = 0
@@ -51,25 +55,32 @@ class Sequence:
 @dataclass(frozen=True)
 class Match:
     """source: the sequence with the longest computed common prefix, n tokens of it. leader: a busy sequence that is
-    about to have a longer one, n_leader tokens, worth waiting for."""
+    about to have a longer one, n_leader tokens, worth waiting for. n_used: longest that a busy or pinned one has."""
 
     source: Sequence | None
     n: int
     leader: Sequence | None = None
     n_leader: int = 0
+    n_used: int = 0
 
 
 class PrefixCache:
-    """n_sequences: numbers the model knows. n_cells: tokens its memory holds. n_kept: most cells that only retired
-    sequences may hold, None for all (attention may cost by the cells in use, whoever's they are). shares: False for
-    models that cannot keep a part of a sequence (recurrent ones), which then never reuse anything."""
+    """n_sequences: numbers the model knows. n_cells: tokens its memory holds. retention: how much of it retired
+    sequences should hold while others run. shares: False for models that cannot keep a part of a sequence (recurrent
+    ones), which then never reuse anything."""
 
     def __init__(
-        self, memory: Memory, n_sequences: int, n_cells: int, *, n_kept: int | None = None, shares: bool = True
+        self,
+        memory: Memory,
+        n_sequences: int,
+        n_cells: int,
+        *,
+        retention: Retention | None = None,
+        shares: bool = True,
     ) -> None:
         self._memory = memory
         self._n_cells = n_cells
-        self._n_kept = n_cells if n_kept is None else n_kept
+        self._retention = retention or Retention()
         self._shares = shares
         self._free = list(range(n_sequences - 1, -1, -1))
         self._live: dict[int, Sequence] = {}
@@ -105,26 +116,39 @@ class PrefixCache:
 
     def match(self, tokens: list[int]) -> Match:
         """At least the last token is left to compute, because its logits are needed."""
-        best, n_best, leader, n_leader = None, 0, None, 0
+        best, n_best, leader, n_leader, n_used = None, 0, None, 0, 0
         limit = len(tokens) - 1
         if not self._shares:
             return Match(None, 0)
         for sequence in self._live.values():
             n_common = count_common(sequence.tokens, tokens, limit)
             n = min(n_common, sequence.n_computed)
+            n_used = max(n_used, n if sequence.is_busy or sequence.is_pinned else 0)
             if n > n_best or (n and n == n_best and best and best.is_busy and not sequence.is_busy):
                 best, n_best = sequence, n
             if n_common > max(n, n_leader) and sequence.is_busy:
                 leader, n_leader = sequence, n_common
         if n_leader - n_best < MIN_WAIT_TOKENS:
             leader, n_leader = None, 0
-        return Match(best, n_best, leader, n_leader)
+        return Match(best, n_best, leader, n_leader, n_used)
 
     def open(self, tokens: list[int], match: Match) -> Sequence | None:
         """A busy sequence for these tokens that begins with what matched; None if all sequences are busy or pinned.
 
         The list stays the caller's: what is appended to it is to be computed too.
         """
+        sequence = self._open(tokens, match)
+        if sequence:
+            sequence.n_begun = sequence.n_computed
+            self._retention.observe_start(tokens, match.n, match.n_used)
+            self._shrink()
+        return sequence
+
+    def open_empty(self, tokens: list[int]) -> Sequence | None:
+        """A busy sequence that begins with nothing, for measurements: no request asked for it."""
+        return self._open(tokens, Match(None, 0))
+
+    def _open(self, tokens: list[int], match: Match) -> Sequence | None:
         source, n = match.source, match.n
         self._tick += 1
         if source:
@@ -137,7 +161,7 @@ class PrefixCache:
                 return None
             if not self._memory.forget(source.id, n):  # the last one left: give up what differs
                 self.drop(source)
-                return self.open(tokens, Match(None, 0))
+                return self._open(tokens, Match(None, 0))
             self._continue(source, n)
             return self._occupy(source, tokens)
         sequence = Sequence(self._free.pop())
@@ -154,10 +178,11 @@ class PrefixCache:
         sequence.tokens = sequence.tokens[: sequence.n_computed]
         self._tick += 1
         sequence.used_at = self._tick
+        self._retention.observe_end(sequence.n_computed - sequence.n_begun)
         if not sequence.tokens or not self._shares:
             self.drop(sequence)
-        while self.count_cells() - self.count_cells(is_evictable_free=True) > self._n_kept:
-            self._evict_oldest()
+        if any(other.is_busy for other in self._live.values()):  # to a machine at rest it costs nothing
+            self._shrink()
 
     def trim(self, sequence: Sequence, n: int) -> None:
         """Forget a busy sequence's computed tokens from position n on; the tokens stay, to be computed again."""
@@ -190,6 +215,12 @@ class PrefixCache:
         self._n_owners += 1
         sequence.spans = [*((owner, start) for owner, start in sequence.spans if start < n), (self._n_owners, n)]
 
+    def _shrink(self) -> None:
+        """Give up retired sequences that cost the running ones more than they save."""
+        limit = self._retention.n_kept(self._n_cells)
+        while limit < self._n_cells and self.count_cells() - self.count_cells(is_evictable_free=True) > limit:
+            self._evict_oldest()
+
     def _occupy(self, sequence: Sequence, tokens: list[int]) -> Sequence:
         sequence.tokens = tokens
         sequence.is_busy = True
@@ -200,19 +231,7 @@ class PrefixCache:
         retired = [s for s in self._live.values() if not (s.is_busy or s.is_pinned or s is keep)]
         if not retired:
             return False
-        self.drop(min(retired, key=lambda sequence: sequence.used_at))
+        oldest = min(retired, key=lambda sequence: sequence.used_at)
+        self._retention.forget(oldest.tokens)
+        self.drop(oldest)
         return True
-
-
-def count_common(a: list[int], b: list[int], limit: int) -> int:
-    """Length of the common prefix of a and b, at most limit. Halves the range and compares slices, which is C."""
-    low, high = 0, min(len(a), len(b), limit)
-    if high <= 0 or a[0] != b[0]:
-        return 0
-    while low < high:
-        middle = (low + high + 1) // 2
-        if a[low:middle] == b[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low

@@ -61,7 +61,7 @@ class FakeModel:
         self.answer = answer
         self.n_context = n_context
         self.n_cells = n_cells
-        self.n_kept = n_cells
+        self.attends_all = False
         self.n_sequences = n_sequences
         self.max_batch = max_batch
         self.shares = shares

@@ -37,7 +37,7 @@ def llama() -> Iterator[Any]:
     assert "LLM_LIB_DIR" in os.environ, "LLM_LIB_DIR must name a directory of library sets; `make test` sets it"
     if "llama_cpp" not in sys.modules:
         library.load(Path(os.environ["LLM_LIB_DIR"]), "auto")
-    from llama_cpp import Llama
+    from llama_cpp.llama import Llama
 
     model = Llama(str(DEMO), n_ctx=0, n_threads=1, n_threads_batch=1, verbose=False)
     yield model
@@ -47,7 +47,7 @@ def llama() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def tokenizer(llama: Any) -> Tokenizer:
     """The tokenizer of the training, with the pieces of the file."""
-    from llama_cpp import llama_vocab_get_text, llama_vocab_n_tokens
+    from llama_cpp.llama_cpp import llama_vocab_get_text, llama_vocab_n_tokens
 
     vocabulary = llama._model.vocab
     return Tokenizer([llama_vocab_get_text(vocabulary, i).decode() for i in range(llama_vocab_n_tokens(vocabulary))])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from service.admission import Admission
-from service.errors import QueueFull
+from service.errors import BadRequest, QueueFull
 
 IDLE = {"n_new": 1, "n_waiting": 0, "n_running": 0, "max_streams": 4, "n_tokens": 100, "wait_s": 1.0}
 
@@ -32,7 +32,7 @@ def test_taken(changes: dict[str, float]):
     ("changes", "message"),
     [
         ({"n_waiting": 3, "n_running": 4}, "3 requests wait and LLM_MAX_QUEUE=3 may"),
-        ({"n_new": 8}, "LLM_MAX_QUEUE=3"),
+        ({"n_new": 2, "n_waiting": 2, "n_running": 4}, "LLM_MAX_QUEUE=3"),
         ({"n_waiting": 1, "n_running": 4, "n_tokens": 1001}, "1001 prompt tokens would wait and LLM_MAX_QUEUE_TOKENS"),
         ({"n_running": 1, "wait_s": 60.5}, "a first token would take about 60 s and LLM_MAX_WAIT_S=60 is the limit"),
     ],
@@ -41,6 +41,11 @@ def test_refused_with_numbers_and_a_time_to_come_back(changes: dict[str, float],
     with pytest.raises(QueueFull, match=message) as caught:
         make().check(**{**IDLE, **changes})
     assert 1 <= caught.value.retry_after_s <= 60
+
+
+def test_more_answers_than_there_can_ever_be_room_for_are_no_matter_of_waiting():
+    with pytest.raises(BadRequest, match=r"8 answers at once: .* at most 7"):
+        make().check(**{**IDLE, "n_new": 8})
 
 
 def test_retry_after_is_the_time_beyond_the_limit():

@@ -358,7 +358,8 @@ def test_several_prompts_are_answered_in_order_as_if_each_were_alone():
 def test_all_choices_are_accepted_or_none():
     with run_service(max_queue=1) as service:
         reply = service.door.post("/v1/chat/completions", {**HELLO, "n": 8})
-        assert (reply.status, reply.error["code"]) == (503, "queue_full")
+        assert (reply.status, reply.error["param"]) == (400, "n")
+        assert "at most 2" in reply.error["message"]
         assert service.engine.n_waiting == 0
 
 

@@ -10,12 +10,14 @@ import pytest
 from service.cost import (
     BLIND_PROMPT_ROWS,
     BLIND_ROWS,
+    CELL_ROWS,
+    CELLS,
     GRID,
     MAX_STREAMS,
     MIN_STREAMS,
     StepCost,
-    load_points,
-    save_points,
+    load,
+    save,
 )
 
 # Rows: seconds; 2 cores of EPYC Zen 4, TinyLlama's shape (house measurements of November 2026, rounded)
@@ -35,7 +37,7 @@ def test_budget_is_the_most_rows_within_the_goal():
 
 def test_without_streams_steps_may_be_longer():
     assert StepCost(0.2, 256, MEASURED).budget(has_streams=False) == 128
-    few = {1: 0.05, 16: 0.2, 32: 0.4}  # measuring stops at steps so long
+    few = {1: 0.05, 16: 0.2, 24: 0.4, 32: 0.4}  # measuring stops at steps so long
     assert StepCost(0.25, 256, few).budget(has_streams=False) == 100
     assert StepCost(0.2, 64, MEASURED).budget(has_streams=False) == 64
 
@@ -75,9 +77,34 @@ def test_noise_does_not_make_a_small_step_dearer_than_a_large_one():
     assert cost.seconds(2) == 0.06 and cost.budget(has_streams=True) >= 8
 
 
-def test_measuring_ends_with_the_grid_or_with_a_long_step():
+def test_attention_makes_rows_dearer_and_steps_smaller():
+    cost = StepCost(0.3, 256, MEASURED, cell_s=2e-6)
+    assert cost.seconds(32, 32 * 1000) == pytest.approx(0.25 + 0.064)
+    assert cost.budget(has_streams=True) == 32 and cost.budget(has_streams=True, n_cells=1000) == 16
+    assert cost.cell_price == pytest.approx(2e-6 * 16 / 0.163)
+
+
+def test_attention_that_was_expected_is_no_fault_of_the_machine():
+    cost = StepCost(0.3, 256, MEASURED, cell_s=2e-6)
+    for _ in range(100):
+        cost.observe(32, 0.314, 32 * 1000)
+    assert cost.seconds(32) == pytest.approx(0.25)
+
+
+def test_price_of_a_cell_is_what_a_full_cache_adds():
+    cost = StepCost(0.2, 256, MEASURED)
+    assert not cost.is_measured and cost.cell_price == 0
+    cost.measured_cell(0.163 + CELL_ROWS * CELLS * 3e-6)
+    assert cost.is_measured and cost.cell_s == pytest.approx(3e-6)
+    cost.measured_cell(0.1)  # noise: less than nothing
+    assert cost.cell_s == 0
+
+
+def test_measuring_ends_with_the_grid_or_with_two_long_steps():
     cost = StepCost(0.2, 64)
     assert cost.missing == [rows for rows in GRID if rows <= 64]
+    cost.measured(1, 0.7)  # one may be odd
+    assert cost.missing == [rows for rows in GRID if 1 < rows <= 64]
     for rows in list(cost.missing):
         cost.measured(rows, 0.01)
     assert cost.missing == []
@@ -85,21 +112,33 @@ def test_measuring_ends_with_the_grid_or_with_a_long_step():
 
 
 def test_measurement_is_kept(tmp_path: Path):
-    save_points(tmp_path / "steps.json", MEASURED)
-    assert load_points(tmp_path / "steps.json") == MEASURED
+    save(tmp_path / "steps.json", StepCost(0.2, 256, MEASURED, cell_s=2e-6))
+    assert load(tmp_path / "steps.json") == (MEASURED, 2e-6)
     assert [path.name for path in tmp_path.iterdir()] == ["steps.json"]
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"1": "x"}', '{"7": 0.1}', '{"1": -1}', '{"1": null}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{",
+        '{"1": 0.1}',
+        '{"steps": {"1": "x"}, "cell_s": 0}',
+        '{"steps": {"7": 0.1}, "cell_s": 0}',
+        '{"steps": {"1": -1}, "cell_s": 0}',
+        '{"steps": {"1": 0.1}, "cell_s": -1}',
+    ],
+)
 def test_damaged_file_is_not_used(tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture):
     (tmp_path / "steps.json").write_text(text)
-    assert load_points(tmp_path / "steps.json") == {}
+    assert load(tmp_path / "steps.json") == ({}, None)
     assert "not used" in caplog.text
 
 
 def test_disk_that_cannot_be_written_is_no_fault(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.WARNING)
-    save_points(tmp_path / "nowhere" / "steps.json", MEASURED)
+    save(tmp_path / "nowhere" / "steps.json", StepCost(0.2, 256, MEASURED))
     assert "not saved" in caplog.text
-    assert load_points(None) == {}
-    save_points(None, MEASURED)
+    assert load(None) == ({}, None)
+    save(None, StepCost(0.2, 256, MEASURED))

@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from service.model import Chunk
 from service.prefix import MIN_WAIT_TOKENS, Match, PrefixCache, Sequence, count_common
+from service.retention import FIRST_ROWS, FIRST_SAVED, Retention
 from tests.fakes import FakeModel
 
 
@@ -94,15 +95,19 @@ def test_least_recently_used_is_evicted_first():
     assert cache.match([2] * 9).n == 0
 
 
-def test_retired_sequences_keep_no_more_than_they_may():
+def test_retired_sequences_keep_no_more_than_pays_while_others_run():
     model = FakeModel(n_context=200, n_cells=400, n_sequences=8, max_batch=200)
-    cache = PrefixCache(model, 8, 400, n_kept=100)
+    retention = Retention()
+    cache = PrefixCache(model, 8, 400, retention=retention)
     busy = compute(cache, model, [9] * 150)
+    retention.cell_price = FIRST_SAVED / FIRST_ROWS / 100  # keep 100, as long as nothing is known
     for token in (1, 2, 3):
         cache.retire(compute(cache, model, [token] * 40))
+        retention.observe_start([0, 0], round(FIRST_SAVED), 0)  # nothing changes
+        retention._n_saved, retention._n_rows = FIRST_SAVED, FIRST_ROWS
     assert [cache.match([token] * 99).n for token in (1, 2, 3)] == [0, 40, 40]
-    cache.retire(busy)
-    assert model.n_used_cells <= 100
+    cache.retire(busy)  # nobody runs: it costs nothing
+    assert model.n_used_cells == 230
 
 
 def test_pinned_sequence_stays():

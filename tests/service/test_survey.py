@@ -1,0 +1,68 @@
+"""What is measured while nobody wants anything, on the fake model and a clock that the model moves."""
+
+from __future__ import annotations
+
+import pytest
+
+from service.cost import CELL_ROWS, CELLS, GRID, StepCost
+from service.prefix import PrefixCache
+from service.survey import Survey
+from tests.fakes import FakeClock, FakeModel
+
+ROW_S, CELL_S = 0.01, 2e-6
+
+
+class TimedModel(FakeModel):
+    """Each decode takes what rows and cells cost."""
+
+    def __init__(self, clock: FakeClock, **changes: int) -> None:
+        super().__init__(**{"n_context": 1024, "max_batch": 64, **changes})
+        self.clock = clock
+
+    def decode(self, chunks) -> None:
+        rows = sum(len(chunk.tokens) for chunk in chunks)
+        self.clock.now += rows * ROW_S + sum(len(chunk.tokens) * chunk.start for chunk in chunks) * CELL_S
+        super().decode(chunks)
+
+
+class Setting:
+    def __init__(self, **changes: int) -> None:
+        self.clock = FakeClock()
+        self.model = TimedModel(self.clock, **changes)
+        self.cost = StepCost(0.35, self.model.max_batch)
+        self.is_wanted = False
+        cache = PrefixCache(self.model, self.model.n_sequences, self.model.n_cells)
+        self.survey = Survey(self.model, cache, self.cost, lambda: self.is_wanted, self.clock)
+
+
+def test_all_sizes_and_the_price_of_a_cell_become_known_one_by_one():
+    setting = Setting()
+    for n_known in range(1, 30):
+        setting.survey.measure_next()
+        assert len(setting.cost.points) <= n_known
+        if setting.cost.is_measured:
+            break
+    assert setting.cost.points == {rows: pytest.approx(rows * ROW_S) for rows in GRID if rows <= 64}
+    assert setting.cost.cell_s == pytest.approx(CELL_S)
+    assert setting.model.n_used_cells == 0
+
+
+def test_newcomer_ends_the_measuring_of_cells_after_one_step():
+    setting = Setting()
+    while setting.cost.missing:
+        setting.survey.measure_next()
+    setting.model.batches.clear()
+    setting.is_wanted = True
+    setting.survey.measure_next()
+    assert setting.model.batches == [] and not setting.cost.is_measured and setting.model.n_used_cells == 0
+    setting.is_wanted = False
+    setting.survey.measure_next()
+    assert setting.cost.is_measured
+
+
+@pytest.mark.parametrize("changes", [{"n_context": CELLS}, {"max_batch": CELL_ROWS}, {"n_cells": 24}])
+def test_small_model_is_not_measured_beyond_what_it_holds(changes: dict[str, int]):
+    setting = Setting(**changes)
+    for _ in range(20):
+        setting.survey.measure_next()
+    assert setting.cost.is_measured and setting.cost.cell_s == 0
