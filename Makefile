@@ -49,9 +49,9 @@ bench: ## compare with other servers on this machine (MODEL=random PEERS="..." W
 	@PEERS='$(PEERS)' WORKLOADS='$(WORKLOADS)' QUICK='$(QUICK)' \
 	  bash scripts/run_bench.sh '$(if $(filter file,$(origin MODEL)),random,$(MODEL))'
 
-tune: ## find the fastest settings for a model on this machine (MODEL=demo, or several to compare)
+tune: ## find the fastest settings for a model on this machine (MODEL=demo, or several to compare; STORE=1 keeps them)
 	@bash scripts/install_host_packages.sh run
-	@bash scripts/run_tune.sh $(MODEL)
+	@STORE='$(STORE)' bash scripts/run_tune.sh $(MODEL)
 
 lock: ## lock the Python packages again after a change in pyproject.toml
 	@python=$(venv); PATH="$$(dirname "$$python"):$$PATH" bash scripts/lock_python.sh

@@ -10,6 +10,7 @@ As a command: `bake_stage.py --model demo --base ubuntu-22.04 --out build/stage.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import hashlib
 import json
@@ -113,7 +114,8 @@ def gather(stages: Stages, base: Base, model: Model) -> Parts:
 def bake_key(parts: Parts, *words: str) -> str:
     """A short key of everything that decides what is on the image; `words` add what else does."""
     inputs = tree_files("service", "packer/files", "packer/local", "scripts/lib.sh", *provisioners())
-    known = (parts.base.name, parts.sets.name, parts.site.name, parts.model.sha256, json.dumps(read_pins()))
+    row = json.dumps(dataclasses.asdict(parts.model))
+    known = (parts.base.name, parts.sets.name, parts.site.name, row, json.dumps(read_pins()))
     return key_of(inputs, *known, *words)
 
 
@@ -134,6 +136,7 @@ def image_facts(parts: Parts, key: str) -> dict:
             "bytes": model.bytes,
             "license": model.license,
             "context": model.context,
+            "settings": dict(model.settings),
         },
         "llama_cpp_python": pins["LLAMA_CPP_PYTHON_VERSION"],
         "llama_cpp_commit": pins["LLAMA_CPP_COMMIT"],
@@ -146,6 +149,7 @@ def write_stage(path: Path, parts: Parts, facts: dict) -> None:
     model = parts.model
     settings = {"MODEL_NAME": model.name, "MODEL_FILE": model.file_name}
     settings |= {"MODEL_SHA256": model.sha256, "MODEL_CONTEXT": str(model.context)}
+    settings["MODEL_SETTINGS"] = "'" + " ".join(f"{name}={value}" for name, value in model.settings.items()) + "'"
     trees = {
         "service": REPOSITORY / "service",
         "files": REPOSITORY / "packer" / "files",

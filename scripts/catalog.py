@@ -21,6 +21,9 @@ from pathlib import Path
 from files import REPOSITORY
 from problem import Problem, run
 
+sys.path.append(str(REPOSITORY))
+from service import config
+
 try:
     import tomllib
 except ModuleNotFoundError:  # Python 3.10
@@ -47,6 +50,7 @@ class Model:
     repo: str = ""
     revision: str = ""
     path: str = ""
+    settings: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of the engine, as `make tune` found them
 
     @property
     def file_name(self) -> str:
@@ -77,6 +81,8 @@ _FIELDS: dict[str, tuple[Callable[[object], bool], str]] = {
     "revision": (_matches(r"[0-9a-f]{40}"), "a commit of 40 lower-case hexadecimal digits, never a branch or tag"),
     "path": (_matches(_SAFE_PATH), "a path inside this repository that ends in .gguf, without '..'"),
 }
+# Settings of the engine that a row may carry: those `make tune` compares. Each is a row of service/config.py.
+TUNED = ("LLM_FLASH_ATTN", "LLM_REPACK", "LLM_CACHE_TYPE", "LLM_THREADS", "LLM_BLAS")
 _ALWAYS = ("sha256", "bytes", "license", "template", "context")
 
 
@@ -92,10 +98,13 @@ def _check_row(name: str, row: object) -> list[str]:
     if not isinstance(row, Mapping):
         return [*faults, f"[{name}]: must be a table of fields, not the value {row!r}"]
     for field, value in row.items():
+        if field == "settings":
+            faults += _check_settings(name, value)
+            continue
         if isinstance(value, Mapping):  # [qwen2.5-x] means table 5-x inside table qwen2
             return [f'[{name}.{field}]: a name with a dot must be quoted: ["{name}.{field}"]']
         if field not in _FIELDS:
-            faults.append(f"[{name}] {field}: unknown field; allowed are {', '.join(_FIELDS)}")
+            faults.append(f"[{name}] {field}: unknown field; allowed are {', '.join((*_FIELDS, 'settings'))}")
         elif not _FIELDS[field][0](value):
             faults.append(f"[{name}] {field} = {value!r}: must be {_FIELDS[field][1]}")
     if "path" in row:
@@ -105,6 +114,18 @@ def _check_row(name: str, row: object) -> list[str]:
     else:
         required = ("repo", "revision", "file", *_ALWAYS)
     faults += [f"[{name}] {field}: missing; must be {_FIELDS[field][1]}" for field in required if field not in row]
+    return faults
+
+
+def _check_settings(name: str, settings: object) -> list[str]:
+    if not isinstance(settings, Mapping):
+        return [f"[{name}] settings = {settings!r}: must be a table of {', '.join(TUNED)}"]
+    faults = []
+    for setting, value in settings.items():
+        if setting not in TUNED:
+            faults.append(f"[{name}] settings.{setting}: unknown; allowed are {', '.join(TUNED)}")
+        elif fault := config.check(setting, value if isinstance(value, str) else ""):
+            faults.append(f"[{name}] settings.{fault}")
     return faults
 
 

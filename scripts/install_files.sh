@@ -17,6 +17,7 @@ set_setting() {
 set_setting LLM_MODEL "/opt/llamakiln/models/$MODEL_FILE"
 set_setting LLM_MODEL_NAME "$MODEL_NAME"
 set_setting LLM_CONTEXT "$MODEL_CONTEXT"
+for setting in $MODEL_SETTINGS; do set_setting "${setting%%=*}" "${setting#*=}"; done
 chmod 644 /etc/llm/llm.env
 
 install -m 644 /var/tmp/stage/image.json /etc/llm/image.json

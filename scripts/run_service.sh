@@ -11,7 +11,12 @@ cd "$(dirname "$0")/.."
 python=$(bash scripts/setup_venv.sh)
 sets=$("$python" scripts/build_libllama.py native)
 model=$("$python" scripts/fetch_model.py "$1")
-context=$("$python" scripts/catalog.py "$1" | sed -n 's/^ *"context": \([0-9]*\).*/\1/p')
+row=$("$python" scripts/catalog.py "$1")
+context=$(sed -n 's/^ *"context": \([0-9]*\).*/\1/p' <<<"$row")
+# What `make tune STORE=1` found for this model, unless the environment says otherwise.
+while IFS='=' read -r name value; do
+  [ -n "${!name:-}" ] || export "$name=$value"
+done < <(sed -n 's/^ *"\(LLM_[A-Z_]*\)": "\(.*\)",\{0,1\}$/\1=\2/p' <<<"$row")
 
 state=$(cache_root)/state
 mkdir -p "$state"

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # `make tune`: make environment, library sets and models ready, then measure settings for each model in turn.
 #
-# usage: run_tune.sh MODEL... (rows of packer/models.toml or GGUF files: name several quantisations to compare them)
+# usage: [STORE=1] run_tune.sh MODEL... (rows of packer/models.toml or GGUF files: name several quantisations to compare them;
+# STORE writes what is recommended into the rows)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -13,5 +14,7 @@ export LLM_LIB_DIR LLM_LOG_LEVEL=error
 for name in "$@"; do
   if [ -f "$name" ]; then model=$name; else model=$("$python" scripts/fetch_model.py "$name"); fi
   log "$name"
-  LLM_MODEL=$model "$python" scripts/tune_engine.py
+  store=()
+  if [ -n "${STORE:-}" ]; then store=(--store "$name"); fi
+  LLM_MODEL=$model "$python" scripts/tune_engine.py ${store[@]+"${store[@]}"}
 done

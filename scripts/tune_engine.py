@@ -17,7 +17,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from files import REPOSITORY
+import tomlkit
+from catalog import CATALOG, find_model, load_catalog, parse_catalog
+from files import replacing
 from problem import Problem, run
 
 PROMPT_TOKENS = 256  # per stream, in steps of CHUNK rows
@@ -26,6 +28,7 @@ STREAMS = (1, 4, 8)
 STEPS = 8  # of decoding, after one that does not count
 # One answer of the mix that is scored: 8 clients, 256 tokens in, 64 out
 MIX_STREAMS, MIX_OUTPUT = 8, 64
+UNIFIED = "unified cache"  # no setting: the engine shares prefixes in a unified one; shown for comparison
 WORTH = 0.97  # a change must bring the mix to this share of the time, or it is noise
 
 
@@ -52,12 +55,14 @@ def score(figures: dict[str, float]) -> float:
 
 def measure(settings: dict[str, str]) -> dict[str, float]:
     """In this process: tokens per second of prompts and of STREAMS streams with PROMPT_TOKENS of context each."""
-    sys.path.insert(0, str(REPOSITORY))
-    from service.__main__ import load_llama
-    from service.config import load
+    from service import __main__, config
     from service.model import Chunk
 
-    model = load_llama(load({**os.environ, **settings}))
+    changes = dict(settings)
+    is_unified = changes.pop(UNIFIED, "on") == "on"
+    n_cells = max(STREAMS) * (PROMPT_TOKENS + CHUNK)  # no more than is measured: separate caches divide them
+    changes.setdefault("LLM_CACHE_TOKENS", str(n_cells))
+    model = __main__.load_llama(config.load({**os.environ, **changes}), n_sequences=max(STREAMS), is_unified=is_unified)
     figures: dict[str, float] = {}
     started = time.monotonic()
     for sequence in range(max(STREAMS)):
@@ -111,6 +116,7 @@ def tune(environ: dict[str, str]) -> dict[str, str]:
     if isinstance(base, str):
         raise Problem(f"the defaults cannot be measured: {base}")
     best: dict[str, tuple[float, str]] = {}
+    show({UNIFIED: "off"}, measure_apart({UNIFIED: "off"}), score(base))
     for change in list_changes(len(os.sched_getaffinity(0)), sets):
         figures = measure_apart(change)
         show(change, figures, score(base))
@@ -127,15 +133,34 @@ def tune(environ: dict[str, str]) -> dict[str, str]:
     return chosen
 
 
+def store(path: Path, name: str, chosen: dict[str, str]) -> None:
+    """Make `chosen` the settings of a row of the catalogue; the rest of the file stays as it is."""
+    document = tomlkit.parse(path.read_text(encoding="utf-8"))
+    row = document[name]
+    row.pop("settings", None)
+    if chosen:
+        settings = tomlkit.inline_table()
+        settings.update(chosen)
+        row.append("settings", settings)
+    text = tomlkit.dumps(document)
+    parse_catalog(text, str(path))
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--one", metavar="JSON", help="measure these settings only and print JSON (what tune itself calls)"
     )
+    parser.add_argument("--store", metavar="MODEL", help="write what is recommended into this row of the catalogue")
+    parser.add_argument("--catalog", type=Path, default=CATALOG, help="default: %(default)s")
     arguments = parser.parse_args()
     if arguments.one:
         print(json.dumps(measure(json.loads(arguments.one))))
         return
+    if arguments.store:
+        find_model(arguments.store, load_catalog(arguments.catalog))
     load = os.getloadavg()[0]
     if load > 0.5:
         print(f"warning: something else runs here (load {load:.1f}): figures will be off", file=sys.stderr)
@@ -145,6 +170,9 @@ def main() -> None:
         print("recommended, for /etc/llm/llm.env:\n" + "\n".join(f"  {key}={value}" for key, value in chosen.items()))
     else:
         print("recommended: the defaults")
+    if arguments.store:
+        store(arguments.catalog, arguments.store, chosen)
+        print(f"stored in {arguments.catalog}, [{arguments.store}]: `make image` and `make run` use it")
 
 
 if __name__ == "__main__":

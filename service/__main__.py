@@ -42,8 +42,8 @@ def main(arguments: Sequence[str], environ: Mapping[str, str], load_model: Calla
     return serve(settings, loading.wait, api_keys)
 
 
-def load_llama(settings: Config) -> Model:
-    """Choose the library set, read the file front to back, load it."""
+def load_llama(settings: Config, *, n_sequences: int | None = None, is_unified: bool = True) -> Model:
+    """Choose the library set, read the file front to back, load it. The last two are for `make tune`."""
     library.load(settings.lib_dir, settings.blas)
     read_ahead(settings.model)
     return LlamaModel(
@@ -55,7 +55,8 @@ def load_llama(settings: Config) -> Model:
         cache_type=settings.cache_type,
         has_flash_attention=settings.flash_attn == "on",
         repacks=settings.repack == "on",
-        n_sequences=max(MIN_SEQUENCES, 2 * (settings.max_streams or 0)),
+        n_sequences=n_sequences or max(MIN_SEQUENCES, 2 * (settings.max_streams or 0)),
+        is_unified=is_unified,
     )
 
 

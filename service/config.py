@@ -161,11 +161,9 @@ def load(environ: Mapping[str, str]) -> Config:
     for setting in SETTINGS:
         text = environ.get(setting.name, "").strip() or setting.default
         try:
-            values[setting.field] = _CHECKS[setting.kind](setting, text)
+            values[setting.field] = _read(setting, text)
         except ValueError as error:
-            reason = f" ({error})" if str(error) else ""
-            shown = text if len(text) <= 200 else text[:200] + "..."
-            faults.append(f"{setting.name}={shown}: must be {setting.allowed}{reason}")
+            faults.append(str(error))
     if faults:
         raise ConfigError(faults)
     if values["model_name"] is None:
@@ -180,6 +178,15 @@ def load(environ: Mapping[str, str]) -> Config:
         notify_socket=environ.get("NOTIFY_SOCKET", ""),
         watchdog_s=int(environ.get("WATCHDOG_USEC") or 0) / 1e6,
     )
+
+
+def check(name: str, text: str) -> str:
+    """What is wrong with one setting's value by itself, or ''."""
+    try:
+        _read(next(setting for setting in SETTINGS if setting.name == name), text)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def describe() -> str:
@@ -204,6 +211,16 @@ def describe_file() -> str:
 
 _NAMES = frozenset(setting.name for setting in SETTINGS)
 _WORD_MARKS = frozenset("._:/@+-")
+
+
+def _read(setting: Setting, text: str) -> object:
+    """Raises ValueError with the setting, its value and what is allowed."""
+    try:
+        return _CHECKS[setting.kind](setting, text)
+    except ValueError as error:
+        reason = f" ({error})" if str(error) else ""
+        shown = text if len(text) <= 200 else text[:200] + "..."
+        raise ValueError(f"{setting.name}={shown}: must be {setting.allowed}{reason}") from None
 
 
 def _describe_unknown(name: str) -> str:

@@ -137,7 +137,8 @@ def read_ahead(path: Path) -> None:
 
 
 class LlamaModel:
-    """A GGUF file in llama.cpp, through the binding's low-level functions, with one unified KV cache.
+    """A GGUF file in llama.cpp, through the binding's low-level functions, with one KV cache for all sequences
+    (is_unified; else each has its part of the cells, and copies cost: for comparison).
 
     path: the GGUF file. n_context: tokens per sequence, None for the model's own up to max_auto_context. n_cells: size
     of the cache in tokens, None for AUTO_CACHE_CONTEXTS contexts or what a quarter of the memory holds. n_threads: for
@@ -158,6 +159,7 @@ class LlamaModel:
         repacks: bool = True,
         n_sequences: int = MIN_SEQUENCES,
         max_batch: int = 256,
+        is_unified: bool = True,
     ) -> None:
         self._lib = llama_cpp = import_binding()
         if not _log_callbacks:
@@ -193,7 +195,7 @@ class LlamaModel:
         params.n_threads = params.n_threads_batch = n_threads
         params.flash_attn_type = 1 if has_flash_attention else 0
         params.type_k = params.type_v = _CACHE_TYPES[cache_type][0]
-        params.kv_unified = True
+        params.kv_unified = is_unified
         params.swa_full = True  # a window alone could not be reused by another request
         params.no_perf = True
         self._context = llama_cpp.llama_init_from_model(self._model, params)

@@ -23,7 +23,9 @@ def parts(tmp_path):
     (site / "bottle" / "__pycache__" / "x.pyc").write_bytes(b"bytes of this machine's Python")
     model_path = tmp_path / "m.gguf"
     model_path.write_bytes(b"GGUF")
-    model = Model("m", "folder/m.gguf", "0" * 64, 4, "MIT", "gguf", 512, repo="o/n", revision="1" * 40)
+    tuned = {"LLM_REPACK": "off", "LLM_THREADS": "3"}
+    hub = {"repo": "o/n", "revision": "1" * 40}
+    model = Model("m", "folder/m.gguf", "0" * 64, 4, "MIT", "gguf", 512, settings=tuned, **hub)
     return Parts(read_bases()["ubuntu-22.04"], model, sets, site, model_path)
 
 
@@ -63,11 +65,17 @@ def test_same_parts_same_bytes(parts, tmp_path):
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["stage.tar"], "nothing half-written is left"
 
 
-def test_bake_env_says_which_model(parts, tmp_path):
+def test_bake_env_says_which_model_with_which_settings(parts, tmp_path):
     write_stage(tmp_path / "stage.tar", parts, {})
     with tarfile.open(tmp_path / "stage.tar") as tar:
         lines = tar.extractfile("bake.env").read().decode().splitlines()
-    assert set(lines) == {"MODEL_NAME=m", "MODEL_FILE=m.gguf", f"MODEL_SHA256={'0' * 64}", "MODEL_CONTEXT=512"}
+    assert set(lines) == {
+        "MODEL_NAME=m",
+        "MODEL_FILE=m.gguf",
+        f"MODEL_SHA256={'0' * 64}",
+        "MODEL_CONTEXT=512",
+        "MODEL_SETTINGS='LLM_REPACK=off LLM_THREADS=3'",
+    }
 
 
 def test_image_facts_name_what_was_baked(parts):

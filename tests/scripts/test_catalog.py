@@ -35,6 +35,11 @@ def test_right_row_becomes_a_model():
     assert (model.name, model.bytes, model.file_name) == ("tiny", 1234, "tiny.Q4_0.gguf")
 
 
+def test_row_may_carry_settings_of_the_engine():
+    model = parse_catalog(text_of(settings='{ LLM_REPACK = "off", LLM_THREADS = "3" }'))["tiny"]
+    assert model.settings == {"LLM_REPACK": "off", "LLM_THREADS": "3"}
+
+
 def test_row_with_path_takes_its_file_name_from_it():
     text = text_of(repo=None, revision=None, file=None, path='"packer/models/demo.gguf"')
     assert parse_catalog(text)["tiny"].file_name == "demo.gguf"
@@ -58,6 +63,10 @@ def test_row_with_path_takes_its_file_name_from_it():
         ({"repo": None}, "[tiny] repo: missing; must be OWNER/NAME"),
         ({"sha265": '"x"'}, "[tiny] sha265: unknown field; allowed are file, sha256"),
         ({"path": '"packer/models/demo.gguf"'}, "takes no repo"),
+        ({"settings": '"fast"'}, "[tiny] settings = 'fast': must be a table of LLM_FLASH_ATTN, LLM_REPACK"),
+        ({"settings": '{ LLM_MODEL = "x" }'}, "[tiny] settings.LLM_MODEL: unknown; allowed are LLM_FLASH_ATTN"),
+        ({"settings": '{ LLM_REPACK = "of" }'}, "[tiny] settings.LLM_REPACK=of: must be one of on, off"),
+        ({"settings": "{ LLM_THREADS = 3 }"}, "[tiny] settings.LLM_THREADS=: must be a whole number"),
     ],
 )
 def test_wrong_value_is_named_with_row_and_field_and_what_is_allowed(changes, expected):

@@ -6,6 +6,8 @@ import os
 
 import pytest
 import tune_engine
+from catalog import load_catalog
+from files import REPOSITORY
 from problem import Problem
 
 BASE = {"prefill": 100.0, "decode 1": 20.0, "decode 4": 50.0, "decode 8": 60.0}
@@ -58,10 +60,25 @@ def test_defaults_that_do_not_work_are_an_error(monkeypatch, tmp_path):
         tune(monkeypatch, tmp_path, {"defaults": "broken"})
 
 
+def test_recommendation_is_stored_in_the_row_and_taken_away_again(tmp_path):
+    catalog = tmp_path / "models.toml"
+    before = tune_engine.CATALOG.read_text()
+    catalog.write_text(before)
+    tune_engine.store(catalog, "phi-2-q4_k_m", {"LLM_REPACK": "off", "LLM_THREADS": "3"})
+    changed = load_catalog(catalog)
+    assert changed.pop("phi-2-q4_k_m").settings == {"LLM_REPACK": "off", "LLM_THREADS": "3"}
+    assert not any(model.settings for model in changed.values())
+    added = [line for line in catalog.read_text().splitlines() if line not in before.splitlines()]
+    assert added == ['settings = {LLM_REPACK = "off", LLM_THREADS = "3"}']
+    tune_engine.store(catalog, "phi-2-q4_k_m", {})
+    assert load_catalog(catalog) == load_catalog()
+
+
 def test_demo_model_is_really_measured(monkeypatch):
     """In a process of its own, as every setting is."""
-    monkeypatch.setenv("LLM_MODEL", str(tune_engine.REPOSITORY / "packer/models/demo.gguf"))
+    monkeypatch.setenv("LLM_MODEL", str(REPOSITORY / "packer/models/demo.gguf"))
     assert os.environ["LLM_LIB_DIR"]
     figures = tune_engine.measure_apart({"LLM_THREADS": "1"})
     assert isinstance(figures, dict) and list(figures) == list(BASE) and all(value > 0 for value in figures.values())
+    assert isinstance(tune_engine.measure_apart({tune_engine.UNIFIED: "off", "LLM_THREADS": "1"}), dict)
     assert "LLM_THREADS=0" in str(tune_engine.measure_apart({"LLM_THREADS": "0"}))
