@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
-from . import config, keys, library
+from . import config, cost, keys, library, machine
 from .config import Config
 from .errors import EXIT_CONFIG, ConfigError
 from .model import MIN_SEQUENCES, LlamaModel, Model, read_ahead
@@ -53,11 +54,19 @@ def load_llama(settings: Config, *, n_sequences: int | None = None, is_unified: 
         n_threads=settings.threads,
         n_cells=settings.cache_tokens,
         cache_type=settings.cache_type,
-        has_flash_attention=settings.flash_attn == "on",
+        has_flash_attention=_has_flash_attention(settings),
         repacks=settings.repack == "on",
         n_sequences=n_sequences or max(MIN_SEQUENCES, 2 * (settings.max_streams or 0)),
         is_unified=is_unified,
     )
+
+
+def _has_flash_attention(settings: Config) -> bool:
+    """auto: what an earlier start found faster here; before that as llama.cpp's kernels are known to do."""
+    if settings.flash_attn != config.AUTO:
+        return settings.flash_attn == "on"
+    found = cost.load(machine.state_path(settings, cost.STATE_NAME)).flash_attention
+    return platform.machine() != "x86_64" if found is None else found
 
 
 class Loading:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -88,7 +87,7 @@ SETTINGS = (
         "LLM_FLASH_ATTN",
         "choice",
         AUTO,
-        "flash attention; auto: off on x86-64, where it is slower, unless the cache is q8_0, which needs it",
+        "flash attention; auto: by measurement, on if the cache is q8_0, which needs it",
         choices=("on", "off", AUTO),
     ),
     Setting("LLM_REPACK", "choice", "on", "rearrange weights for this CPU at load", choices=("on", "off")),
@@ -170,8 +169,8 @@ def load(environ: Mapping[str, str]) -> Config:
         values["model_name"] = Path(str(values["model"])).stem
     if values["cache_type"] != "f16" and values["flash_attn"] == "off":
         raise ConfigError([f"LLM_CACHE_TYPE={values['cache_type']}: needs LLM_FLASH_ATTN=on"])
-    if values["flash_attn"] == AUTO:
-        values["flash_attn"] = "off" if platform.machine() == "x86_64" and values["cache_type"] == "f16" else "on"
+    if values["cache_type"] != "f16":
+        values["flash_attn"] = "on"
     values["threads"] = values["threads"] or len(os.sched_getaffinity(0))
     return Config(
         **values,  # type: ignore[arg-type]

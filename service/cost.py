@@ -14,34 +14,46 @@ from __future__ import annotations
 import json
 import logging
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
+
+STATE_NAME = "steps.json"
 
 log = logging.getLogger(__name__)
 
 GRID = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-CELLS = 512  # that the measurement of attention reads per row
-CELL_ROWS = 16  # rows of that measurement
+CELLS = 1024  # that the measurement of attention reads per row
+CELL_ROWS = 32  # rows of that measurement
 BLIND_ROWS = 32  # the budget of a step as long as nothing was measured
 BLIND_PROMPT_ROWS = 128  # and as long as no stream waits
 PATIENCE = 5  # a step may take so many times the goal while no stream waits: a newcomer or a farewell waits for its end
 ENOUGH_S = 0.4  # two steps of so long end the measuring: a request that comes meanwhile waits for the end of one
 WEIGHT = 0.1  # of a new observation in the running factor
+ROW_WORTH = 1.05  # while streams wait, a larger step must bring this much more rows per second
 MAX_FACTOR = 8.0
 MIN_STREAMS, MAX_STREAMS = 4, 16  # auto stays between: one odd measurement must not make people queue for each other
 WORTH = 1.05  # a larger number of streams must bring this much more throughput
 
 
-class StepCost:
-    """points: seconds by rows, over an empty cache. cell_s: seconds per row and cell that it attends to. goal_s: how
-    long a step may take while streams wait. max_rows: rows a step can have."""
+@dataclass(frozen=True)
+class Measured:
+    """What was found out about a machine. points: seconds by rows, over an empty cache. cell_s: seconds per row and
+    attended cell. flash_attention: whether it is the faster kind here. None: not measured."""
 
-    def __init__(
-        self, goal_s: float, max_rows: int, points: dict[int, float] | None = None, cell_s: float | None = None
-    ) -> None:
+    points: dict[int, float] = field(default_factory=dict)
+    cell_s: float | None = None
+    flash_attention: bool | None = None
+
+
+class StepCost:
+    """goal_s: how long a step may take while streams wait. max_rows: rows it can have. known: of an earlier start."""
+
+    def __init__(self, goal_s: float, max_rows: int, known: Measured | None = None) -> None:
+        known = known or Measured()
         self._goal_s = goal_s
         self._max_rows = max_rows
-        self._points = dict(points or {})
-        self._cell_s = cell_s
+        self._points = dict(known.points)
+        self._cell_s = known.cell_s
         self._factor = 1.0
 
     @property
@@ -107,17 +119,26 @@ class StepCost:
         return None if base_s is None else self._factor * (base_s + (self._cell_s or 0.0) * n_attended)
 
     def budget(self, has_streams: bool, n_cells: int = 0) -> int:
-        """Rows for the next step, each of which attends to n_cells: the most that meet the goal while streams wait;
-        without any, PATIENCE goals."""
+        """Rows for the next step, each of which attends to n_cells.
+
+        While streams wait: the fewest that come within ROW_WORTH of the best price per row inside the goal, because a
+        larger step would only keep them waiting. Without any: the most within PATIENCE goals.
+        """
         goal_s = self._goal_s * (1 if has_streams else PATIENCE)
-        sizes = list(self._points)
-        fitting = [rows for rows in sizes if (self.seconds(rows, rows * n_cells) or 0) <= goal_s]
-        if not self.missing and len(fitting) == len(sizes):  # beyond the largest in proportion
-            largest = max(sizes)
-            fitting.append(int(largest * goal_s / (self.seconds(largest, largest * n_cells) or goal_s)))
-        elif self.missing:
-            fitting.append(BLIND_ROWS if has_streams else BLIND_PROMPT_ROWS)
-        return min(max(fitting, default=1), self._max_rows)
+        priced = [(rows, self.seconds(rows, rows * n_cells) or 0.0) for rows in sorted(self._points)]
+        fitting = [(rows, seconds) for rows, seconds in priced if seconds <= goal_s]
+        if self.missing:
+            blind = BLIND_ROWS if has_streams else BLIND_PROMPT_ROWS
+            return min(max([blind, *(rows for rows, _ in fitting)]), self._max_rows)
+        if not fitting:
+            return 1
+        if has_streams:
+            best_s = min(seconds / rows for rows, seconds in fitting)
+            return next(rows for rows, seconds in fitting if seconds / rows <= best_s * ROW_WORTH)
+        rows, seconds = fitting[-1]
+        if len(fitting) == len(priced):  # beyond the largest in proportion
+            rows = int(rows * goal_s / (seconds or goal_s))
+        return min(rows, self._max_rows)
 
     def row_s(self) -> float | None:
         """Seconds per prompt token in the steps that `budget` makes."""
@@ -135,10 +156,10 @@ class StepCost:
         return max(next(rows for rows, seconds in points if rows / seconds * WORTH >= best), MIN_STREAMS)
 
 
-def load(path: Path | None) -> tuple[dict[int, float], float | None]:
-    """What an earlier start measured, points and cell_s; nothing if there is nothing, or nothing that makes sense."""
+def load(path: Path | None) -> Measured:
+    """What an earlier start measured; nothing if there is nothing, or nothing that makes sense."""
     if path is None or not path.exists():
-        return {}, None
+        return Measured()
     try:
         found = json.loads(path.read_text())
         points = {int(rows): float(seconds) for rows, seconds in found["steps"].items()}
@@ -147,20 +168,23 @@ def load(path: Path | None) -> tuple[dict[int, float], float | None]:
             raise ValueError("numbers out of range")
         if cell_s is not None and not 0 <= cell_s < 1:
             raise ValueError("cell_s out of range")
-        return points, cell_s
+        if found["flash_attention"] not in (None, True, False):
+            raise ValueError("flash_attention is neither true nor false")
+        return Measured(points, cell_s, found["flash_attention"])
     except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
         log.warning("%s: not used: %s: %s", path, type(error).__name__, error)
-        return {}, None
+        return Measured()
 
 
-def save(path: Path | None, cost: StepCost) -> None:
-    """Keep the measurement for the next start; a read-only or full disk is no reason to stop."""
+def save(path: Path | None, measured: Measured) -> None:
+    """Keep it for the next start; a read-only or full disk is no reason to stop."""
     if path is None:
         return
-    steps = {str(rows): round(seconds, 6) for rows, seconds in sorted(cost.points.items())}
+    steps = {str(rows): round(seconds, 6) for rows, seconds in sorted(measured.points.items())}
+    text = json.dumps({"steps": steps, "cell_s": measured.cell_s, "flash_attention": measured.flash_attention})
     try:
         part = path.with_suffix(".part")
-        part.write_text(json.dumps({"steps": steps, "cell_s": cost.cell_s}))
+        part.write_text(text)
         os.replace(part, path)
     except OSError as error:
         log.warning("%s: not saved: %s", path, error.strerror)

@@ -53,7 +53,7 @@ class Phase(enum.Enum):
 @dataclass(frozen=True)
 class Limits:
     """What the engine is allowed; the settings of the same names say what they mean. max_streams None: by
-    measurement. state_dir: where measurements and the computed system prompt are kept, None for nowhere."""
+    measurement. measures: whether the machine is measured when idle; chooses_attention: also the kind of attention."""
 
     max_streams: int | None = None
     max_queue: int = 32
@@ -64,13 +64,13 @@ class Limits:
     speculates: bool = True
     measures: bool = True
     system_prompt: str = ""
-    state_dir: Path | None = None
+    chooses_attention: bool = False
 
 
 class Engine:
-    """load_model: makes the model, called in the engine thread. key: names machine, library and model, for what is kept
-    in limits.state_dir. on_ready, on_fatal, on_beat: called in the engine thread when the first token was generated,
-    when it cannot go on, and after every step (with the clock's seconds)."""
+    """load_model: makes the model, called in the engine thread. state_path: where something of a name is kept between
+    starts, None for nowhere. on_ready, on_fatal, on_beat: called in the engine thread when the first token was
+    generated, when it cannot go on, and after every step (with the clock's seconds)."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class Engine:
         *,
         limits: Limits,
         metrics: Metrics,
-        key: Callable[[Model], str] = lambda model: "any",
+        state_path: Callable[[str], Path | None] = lambda name: None,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
         on_ready: Callable[[], None] = lambda: None,
@@ -88,7 +88,7 @@ class Engine:
         self._load_model = load_model
         self._limits = limits
         self._metrics = metrics
-        self._key = key
+        self._state_path = state_path
         self._clock = clock
         self._rng = rng or random.Random()
         self._on_ready, self._on_fatal, self._on_beat = on_ready, on_fatal, on_beat
@@ -240,12 +240,21 @@ class Engine:
         started = self._clock()
         self._model = model = self._load_model()
         self._prompter = Prompter(model)
-        self._cost = StepCost(self._limits.step_s, model.max_batch, *cost.load(self._state_path("steps", "json")))
+        known = cost.load(self._state_path(cost.STATE_NAME))
+        self._cost = StepCost(self._limits.step_s, model.max_batch, known)
         self._retention.cell_price = self._cell_price()
         self._cache = PrefixCache(
             model, model.n_sequences, model.n_cells, retention=self._retention, shares=model.shares
         )
-        self._survey = Survey(model, self._cache, self._cost, lambda: bool(self.n_waiting), self._clock)
+        self._survey = Survey(
+            model,
+            self._cache,
+            self._cost,
+            lambda: bool(self.n_waiting),
+            chooses_attention=self._limits.chooses_attention and known.flash_attention is None,
+            on_empty=self._pin_system_prompt,
+            clock=self._clock,
+        )
         self._max_streams = self._choose_streams()
         loaded = self._clock()
         self._warm_up(model)
@@ -292,18 +301,14 @@ class Engine:
     def _pin_system_prompt(self) -> None:
         assert self._model is not None and self._cache is not None and self._prompter is not None
         text = self._limits.system_prompt
+        name = f"prompt-{'flash' if self._model.has_flash_attention else 'plain'}.bin"  # each kind has its own layout
         tokens = self._prompter.encode_system(text) if text else []
-        system_prompt.pin(self._model, self._cache, tokens, self._state_path("prompt", "bin"))
-
-    def _state_path(self, name: str, suffix: str) -> Path | None:
-        if self._limits.state_dir is None or self._model is None:
-            return None
-        return self._limits.state_dir / f"{name}-{self._key(self._model)}.{suffix}"
+        system_prompt.pin(self._model, self._cache, tokens, self._state_path(name))
 
     def _cell_price(self) -> float:
         """What a kept cell costs the rows of others. Unmeasured it counts as on 2 cores of an x86-64 Xeon."""
         assert self._model is not None
-        if not self._model.attends_all:
+        if self._model.has_flash_attention:
             return 0.0
         return self._cost.cell_price if self._cost.is_measured else UNKNOWN_CELL_PRICE
 
@@ -346,7 +351,7 @@ class Engine:
 
     @property
     def _wants_measuring(self) -> bool:
-        is_wanted = self._limits.measures and self.is_ready and not self._cost.is_measured
+        is_wanted = self._limits.measures and self.is_ready and self._survey is not None and not self._survey.is_done
         return is_wanted and not self.n_waiting and self._clock() - self._busy_at >= REST_S
 
     def _begin_all(self, now: float) -> None:
@@ -425,7 +430,7 @@ class Engine:
     def _count_attended(self) -> int:
         """Cells that a row of the next step reads: all in use, or at most those of the longest sequence that runs."""
         assert self._model is not None
-        if self._model.attends_all:
+        if not self._model.has_flash_attention:
             return self._n_cells_used
         return max((run.sequence.n_computed for run in self._runs if run.sequence), default=0)
 
@@ -479,7 +484,7 @@ class Engine:
     def _sum_attended(self, plan: list[tuple[Run, int]]) -> int:
         """Cells that all rows of a plan read."""
         assert self._model is not None
-        if self._model.attends_all:
+        if not self._model.has_flash_attention:
             return sum(n for _, n in plan) * self._n_cells_used
         return sum(n * run.sequence.n_computed for run, n in plan if run.sequence)
 
@@ -616,13 +621,16 @@ class Engine:
 
     def _measure(self) -> None:
         """Nobody waits: learn one thing more about this machine."""
-        assert self._survey is not None
+        assert self._survey is not None and self._model is not None
         self._survey.measure_next()
-        if self._cost.is_measured:
+        if self._survey.is_done:
             self._max_streams = self._choose_streams()
             self._retention.cell_price = self._cell_price()
-            cost.save(self._state_path("steps", "json"), self._cost)
-            log.info("steps measured: %s; %d streams", self._cost, self._max_streams)
+            is_flash = self._model.has_flash_attention
+            found = cost.Measured(self._cost.points, self._cost.cell_s, is_flash)
+            cost.save(self._state_path(cost.STATE_NAME), found)
+            kind = "flash" if is_flash else "plain"
+            log.info("steps measured: %s; %s attention, %d streams", self._cost, kind, self._max_streams)
 
     # Engine thread: telling
 

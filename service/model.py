@@ -55,15 +55,15 @@ class Sampler(Protocol):
 class Model(Protocol):
     """What engine and prompt need of a model.
 
-    n_context: positions of one sequence. n_cells: tokens that all sequences hold together. attends_all: whether a row's
-    attention costs by all cells in use, whoever's they are. n_sequences: how many there are. max_batch: rows of one
-    decode. shares: whether a part of a sequence can be copied and dropped. n_vocab: tokens of the vocabulary.
-    sampling_defaults: what the file recommends, by the names of SamplingParams.
+    n_context: positions of one sequence. n_cells: tokens that all sequences hold together. n_sequences: how many there
+    are. max_batch: rows of one decode. has_flash_attention: without it a row's attention costs by all cells in use,
+    whoever's they are. shares: whether a part of a sequence can be copied and dropped. n_vocab: tokens of the
+    vocabulary. sampling_defaults: what the file recommends, by the names of SamplingParams.
     """
 
     n_context: int
     n_cells: int
-    attends_all: bool
+    has_flash_attention: bool
     n_sequences: int
     max_batch: int
     shares: bool
@@ -94,6 +94,9 @@ class Model(Protocol):
     def copy(self, source: int, target: int, n: int) -> None: ...
 
     def forget(self, sequence: int, start: int) -> bool: ...
+
+    def set_flash_attention(self, is_on: bool) -> None:
+        """Change the kind of attention; every sequence must be empty."""
 
     def logprob(self, index: int, token: int, n_top: int) -> TokenLogprob:
         """How likely the token was after row `index`, and the n_top likeliest ones."""
@@ -188,27 +191,8 @@ class LlamaModel:
         self.n_cells = max(n_cells or self._choose_cells(cache_type), self.n_context)
         self.max_batch = min(max_batch, self.n_context)
         self.n_sequences = min(n_sequences, llama_cpp.llama_max_parallel_sequences(), self.max_batch)
-        params = llama_cpp.llama_context_default_params()
-        params.n_ctx = self.n_cells
-        params.n_batch = params.n_ubatch = self.max_batch
-        params.n_seq_max = self.n_sequences
-        params.n_threads = params.n_threads_batch = n_threads
-        params.flash_attn_type = 1 if has_flash_attention else 0
-        params.type_k = params.type_v = _CACHE_TYPES[cache_type][0]
-        params.kv_unified = is_unified
-        params.swa_full = True  # a window alone could not be reused by another request
-        params.no_perf = True
-        self._context = llama_cpp.llama_init_from_model(self._model, params)
-        if not self._context:
-            raise ModelFatal(
-                f"LLM_CONTEXT={self.n_context} LLM_CACHE_TOKENS={self.n_cells}: llama.cpp cannot make this context; "
-                "is there enough memory?"
-            )
-        self.n_cells = llama_cpp.llama_n_ctx(self._context)
-        self.attends_all = not has_flash_attention  # whose kernels skip other sequences' cells
-        self._memory = llama_cpp.llama_get_memory(self._context)
-        self._attach_threads(n_threads)
-        self._rows = _Rows(llama_cpp, self.max_batch, self.n_sequences)
+        self._settings = (n_threads, cache_type, is_unified)
+        self.set_flash_attention(has_flash_attention)
 
         template = llama_cpp.llama_model_chat_template(self._model, None)
         self.chat_template = template.decode("utf-8", "replace") if template else None
@@ -267,6 +251,31 @@ class LlamaModel:
             raise ModelError(f"{meaning}: invalid batch")
         raise ModelFatal(f"{meaning}: the computation failed")
 
+    def set_flash_attention(self, is_on: bool) -> None:
+        self._free_context()
+        llama_cpp, (n_threads, cache_type, is_unified) = self._lib, self._settings
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx = self.n_cells
+        params.n_batch = params.n_ubatch = self.max_batch
+        params.n_seq_max = self.n_sequences
+        params.n_threads = params.n_threads_batch = n_threads
+        params.flash_attn_type = 1 if is_on else 0
+        params.type_k = params.type_v = _CACHE_TYPES[cache_type][0]
+        params.kv_unified = is_unified
+        params.swa_full = True  # a window alone could not be reused by another request
+        params.no_perf = True
+        self._context = llama_cpp.llama_init_from_model(self._model, params)
+        if not self._context:
+            raise ModelFatal(
+                f"LLM_CONTEXT={self.n_context} LLM_CACHE_TOKENS={self.n_cells}: llama.cpp cannot make this context; "
+                "is there enough memory?"
+            )
+        self.n_cells = llama_cpp.llama_n_ctx(self._context)
+        self.has_flash_attention = is_on
+        self._memory = llama_cpp.llama_get_memory(self._context)
+        self._attach_threads(n_threads)
+        self._rows = _Rows(llama_cpp, self.max_batch, self.n_sequences)
+
     def copy(self, source: int, target: int, n: int) -> None:
         self._lib.llama_memory_seq_cp(self._memory, source, target, 0, n)
 
@@ -311,15 +320,18 @@ class LlamaModel:
 
     def close(self) -> None:
         """Free everything. Safe to call twice and on a half-made model."""
+        self._free_context()
+        if self._model:
+            self._lib.llama_model_free(self._model)
+            self._model = None
+
+    def _free_context(self) -> None:
         if self._context:
             self._lib.llama_free(self._context)
             self._context = None
         if self._pool:
             self._cpu.ggml_threadpool_free(self._pool)
             self._pool = None
-        if self._model:
-            self._lib.llama_model_free(self._model)
-            self._model = None
 
     def _attach_threads(self, n_threads: int) -> None:
         """A pool that lives as long as the context: without it every decode starts and ends its threads."""

@@ -200,6 +200,12 @@ class PrefixCache:
         sequence.spans = []
         self._free.append(sequence.id)
 
+    def clear(self) -> None:
+        """Forget everything, pinned or not; nothing may be busy."""
+        for sequence in self.sequences:
+            assert not sequence.is_busy
+            self.drop(sequence)
+
     def make_room(self, n_new: int) -> bool:
         """Evict retired sequences until n_new more tokens fit. False if they do not, even so."""
         if sum(sequence.n_computed for sequence in self._live.values()) + n_new <= self._n_cells:

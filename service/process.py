@@ -7,17 +7,14 @@ A second SIGTERM ends it now.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 import queue
-import re
 import signal
 from collections.abc import Callable
 
-from . import app, cost, keys, library
-from .config import Config
+from . import app, cost, keys, machine
+from .config import AUTO, Config
 from .engine import Engine, Limits
 from .errors import EXIT_CONFIG, EXIT_SOFTWARE, ConfigError
 from .metrics import Metrics
@@ -49,7 +46,7 @@ def serve(settings: Config, load_model: Callable[[], Model], api_keys: keys.Keys
         load_model,
         limits=make_limits(settings),
         metrics=metrics,
-        key=lambda model: describe_machine(settings, model),
+        state_path=lambda name: machine.state_path(settings, name),
         on_ready=lambda: notify(address, "READY=1\nSTATUS=ready"),
         on_fatal=mailbox.put,
         on_beat=beat,
@@ -67,8 +64,8 @@ def serve(settings: Config, load_model: Callable[[], Model], api_keys: keys.Keys
         return EXIT_SOFTWARE
     notify(address, "STATUS=loading the model")
     server.start(mailbox.put)
-    engine.start()
     log.info("listening on %s port %d, model %s", settings.host, server.port, settings.model_name)
+    engine.start()
 
     reason = mailbox.get()
     notify(address, "STOPPING=1")
@@ -107,18 +104,5 @@ def make_limits(settings: Config) -> Limits:
         step_s=settings.step_ms / 1e3,
         speculates=settings.speculate != "off",
         system_prompt=settings.system_prompt,
-        state_dir=settings.state_dir,
+        chooses_attention=settings.flash_attn == AUTO,
     )
-
-
-def describe_machine(settings: Config, model: Model) -> str:
-    """A name for what was measured or computed here: another CPU, library, model or setting gives another name."""
-    facts = [
-        library.CPUINFO.read_text().split("\n\n")[0] if library.CPUINFO.exists() else "",
-        os.environ.get(library.LIB_PATH_VARIABLE, ""),
-        os.stat(settings.model).st_size,
-        settings.model_name,
-        [settings.threads, settings.cache_type, settings.flash_attn, settings.repack, model.n_cells, model.n_context],
-    ]
-    volatile = re.compile(r"(?m)^(cpu MHz|bogomips|BogoMIPS|processor|core id|apicid|initial apicid).*$")
-    return hashlib.sha256(volatile.sub("", json.dumps(facts).replace("\\n", "\n")).encode()).hexdigest()[:16]

@@ -1,4 +1,5 @@
-"""Measure this machine while nobody wants anything: what a step of each size costs, and what its attention adds.
+"""Measure this machine while nobody wants anything: which attention is faster, what a step of each size costs, and what
+its attention adds.
 
 One measurement at a time, so that a request that comes meanwhile waits for one step at most. The fastest of a few
 counts, because nothing makes a step too fast. Knows the model, the cache and the price table; belongs to the engine
@@ -10,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from . import attention
 from .cost import CELL_ROWS, CELLS, StepCost
 from .lookup import MAX_ROWS
 from .model import Chunk, Model
@@ -20,7 +22,8 @@ FILL_ROWS = 32  # rows per step that fill the cache for the measurement of atten
 
 
 class Survey:
-    """is_wanted: whether somebody waits now, which ends a measurement early."""
+    """is_wanted: whether somebody waits now, which ends a measurement early. chooses_attention: whether that is left to
+    measurement and not known yet. on_empty: called after all that was computed had to be forgotten."""
 
     def __init__(
         self,
@@ -28,15 +31,29 @@ class Survey:
         cache: PrefixCache,
         cost: StepCost,
         is_wanted: Callable[[], bool],
+        *,
+        chooses_attention: bool = False,
+        on_empty: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._model, self._cache, self._cost = model, cache, cost
         self._is_wanted = is_wanted
+        self._chooses_attention = chooses_attention
+        self._on_empty = on_empty
         self._clock = clock
+
+    @property
+    def is_done(self) -> bool:
+        return self._cost.is_measured and not self._chooses_attention
 
     def measure_next(self) -> None:
         """The next thing that is not known; what does not fit this model's context counts as costing nothing more."""
-        if self._cost.missing:
+        if self._chooses_attention:
+            self._cache.clear()
+            is_known = attention.choose(self._model, self._is_wanted, self._clock) is not None
+            self._chooses_attention = not is_known
+            self._on_empty()
+        elif self._cost.missing:
             self._measure_rows(self._cost.missing[0])
         elif not self._cost.is_measured:
             self._measure_cells()

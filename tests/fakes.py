@@ -61,7 +61,7 @@ class FakeModel:
         self.answer = answer
         self.n_context = n_context
         self.n_cells = n_cells
-        self.attends_all = False
+        self.has_flash_attention = True
         self.n_sequences = n_sequences
         self.max_batch = max_batch
         self.shares = shares
@@ -143,6 +143,11 @@ class FakeModel:
             return False
         del self.computed.setdefault(sequence, [])[start:]
         return True
+
+    def set_flash_attention(self, is_on: bool) -> None:
+        self._check_thread()
+        assert not self.n_used_cells, "what was computed would be lost"
+        self.has_flash_attention = is_on
 
     def logprob(self, index: int, token: int, n_top: int) -> TokenLogprob:
         """The chosen token is certain; the others follow it in the alphabet."""

@@ -13,6 +13,7 @@ import math
 import os
 import platform
 import re
+import shutil
 import signal
 import sys
 import time
@@ -43,7 +44,7 @@ def measure_server(kind: Kind, setup: Setup, workloads: list[str], size: Size, s
     answers: dict[str, list[list[Any]]] = {}
     with Server(kind, setup) as server:
         _reach_first_token(server, kind)
-        if kind is OURS:
+        if kind.name == OURS:
             _let_it_measure(server)
     times_s = []
     for i in range(starts):
@@ -144,7 +145,8 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     args = parse_arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server that runs is stopped, too
-    args.out.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(args.out, ignore_errors=True)  # what an earlier run measured or logged is not of this one
+    args.out.mkdir(parents=True)
     size, starts = (QUICK, 1) if args.quick else (Size(), STARTS)
     setup = Setup(
         args.model.resolve(), args.threads, args.out, args.lib_sets, args.peer_set, args.peer_python, args.examples

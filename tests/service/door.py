@@ -38,7 +38,10 @@ def make_config(**changes: Any) -> Config:
 
 
 def make_engine(model: Model, **changes: Any) -> Engine:
-    """An engine with small limits; `changes` are fields of Limits or arguments of Engine."""
+    """An engine with small limits; `changes` are fields of Limits or arguments of Engine, or state_dir."""
+    state_dir = changes.pop("state_dir", None)
+    if state_dir:
+        changes["state_path"] = lambda name: state_dir / name
     names = {field.name for field in dataclasses.fields(Limits)}
     limits = {"max_streams": 4, "max_queue": 4, "measures": False, **{k: v for k, v in changes.items() if k in names}}
     others = {k: v for k, v in changes.items() if k not in names}

@@ -563,12 +563,22 @@ def test_machine_is_measured_when_idle_and_remembered(tmp_path: Path):
     model = FakeModel(max_batch=16)
     engine = load(model, clock=lambda: next(ticks) * 0.1, measures=True, max_streams=None, state_dir=tmp_path)
     run(engine, 40)
-    (file,) = tmp_path.glob("steps-*.json")
-    assert json.loads(file.read_text())["steps"] == {str(n): 0.1 for n in (1, 2, 4, 8, 12, 16)}
+    assert json.loads((tmp_path / "steps.json").read_text())["steps"] == {str(n): 0.1 for n in (1, 2, 4, 8, 12, 16)}
     assert engine.max_streams == 8  # half of the fake's sequences
     model = FakeModel(max_batch=16)
     run(load(model, measures=True, state_dir=tmp_path), 5)
     assert model.batches == [6]
+
+
+def test_choice_of_attention_is_remembered_and_the_system_prompt_survives_it(tmp_path: Path):
+    ticks = itertools.count()
+    known = {"clock": lambda: next(ticks) * 0.1, "measures": True, "chooses_attention": True, "state_dir": tmp_path}
+    engine = load(FakeModel(max_batch=64, n_context=2048), system_prompt="s" * 50, **known)
+    n_system = engine.model.n_used_cells
+    run(engine, 60)
+    assert json.loads((tmp_path / "steps.json").read_text())["flash_attention"] is True
+    assert engine.model.n_used_cells == n_system >= 50
+    assert {path.name for path in tmp_path.iterdir()} == {"steps.json", "prompt-flash.bin"}
 
 
 def test_request_interrupts_the_measuring():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from service.cost import CELL_ROWS, CELLS, GRID, StepCost
+from service.model import Chunk
 from service.prefix import PrefixCache
 from service.survey import Survey
 from tests.fakes import FakeClock, FakeModel
@@ -16,7 +17,7 @@ class TimedModel(FakeModel):
     """Each decode takes what rows and cells cost."""
 
     def __init__(self, clock: FakeClock, **changes: int) -> None:
-        super().__init__(**{"n_context": 1024, "max_batch": 64, **changes})
+        super().__init__(**{"n_context": 2048, "max_batch": 64, **changes})
         self.clock = clock
 
     def decode(self, chunks) -> None:
@@ -32,7 +33,7 @@ class Setting:
         self.cost = StepCost(0.35, self.model.max_batch)
         self.is_wanted = False
         cache = PrefixCache(self.model, self.model.n_sequences, self.model.n_cells)
-        self.survey = Survey(self.model, cache, self.cost, lambda: self.is_wanted, self.clock)
+        self.survey = Survey(self.model, cache, self.cost, lambda: self.is_wanted, clock=self.clock)
 
 
 def test_all_sizes_and_the_price_of_a_cell_become_known_one_by_one():
@@ -60,9 +61,38 @@ def test_newcomer_ends_the_measuring_of_cells_after_one_step():
     assert setting.cost.is_measured
 
 
-@pytest.mark.parametrize("changes", [{"n_context": CELLS}, {"max_batch": CELL_ROWS}, {"n_cells": 24}])
+@pytest.mark.parametrize("changes", [{"n_context": CELLS}, {"max_batch": CELL_ROWS // 2}, {"n_cells": 24}])
 def test_small_model_is_not_measured_beyond_what_it_holds(changes: dict[str, int]):
     setting = Setting(**changes)
     for _ in range(20):
         setting.survey.measure_next()
     assert setting.cost.is_measured and setting.cost.cell_s == 0
+
+
+def test_attention_is_chosen_first_and_once():
+    setting = Setting()
+    emptied = []
+    cache = PrefixCache(setting.model, setting.model.n_sequences, setting.model.n_cells)
+    kept = cache.open_empty([1] * 20)
+    assert kept
+    setting.model.decode([Chunk(kept.id, 0, [1] * 20)])
+    kept.n_computed = 20
+    cache.retire(kept)
+    survey = Survey(
+        setting.model,
+        cache,
+        setting.cost,
+        lambda: setting.is_wanted,
+        chooses_attention=True,
+        on_empty=lambda: emptied.append(setting.model.n_used_cells),
+        clock=setting.clock,
+    )
+    setting.is_wanted = True
+    survey.measure_next()
+    assert emptied == [0] and not setting.cost.points and not survey.is_done  # once more when nobody waits
+    setting.is_wanted = False
+    survey.measure_next()
+    assert emptied == [0, 0] and not setting.cost.points
+    while not survey.is_done:
+        survey.measure_next()
+    assert emptied == [0, 0] and setting.cost.is_measured
