@@ -14,7 +14,10 @@ export PATH := $(PATH):/usr/sbin:/sbin
 # The tools environment's python; made on first use.
 venv = $$(bash scripts/setup_venv.sh)
 
+needs_compartment = [ -n '$(COMPARTMENT)' ] || { echo 'usage: make $(1) COMPARTMENT=ocid1.compartment...' >&2; exit 2; }
+
 .PHONY: help image image-oci stack test test-image run bench tune lock lock-model train-demo clean
+.PHONY: publish
 
 help: ## print this
 	@printf 'Llamakiln: a small language model, baked into an Arm image for Oracle Cloud.\n\n'
@@ -27,6 +30,11 @@ image: ## bake and test the Arm image here, with no cloud account (MODEL=demo BA
 image-oci: ## bake in Oracle Cloud (MODEL=demo VARS=packer/oci/my.pkrvars.hcl)
 	@bash scripts/install_host_packages.sh oci
 	@python=$(venv); "$$python" scripts/bake_oci.py --model '$(MODEL)' $(if $(VARS),--var-file '$(VARS)')
+
+publish: ## upload the local bake to Oracle Cloud as an image (COMPARTMENT=ocid1... [FILE=x.oci] [BUCKET=name] [LINK=days])
+	@$(call needs_compartment,publish)
+	@python=$(venv); "$$python" scripts/publish_image.py --compartment '$(COMPARTMENT)' $(if $(FILE),--file '$(FILE)') \
+	  $(if $(BUCKET),--bucket '$(BUCKET)') $(if $(LINK),--link '$(LINK)') $(if $(DRY_RUN),--dry-run)
 
 stack: ## check the Resource Manager stack and pack it: build/llamakiln-stack.zip
 	@python=$(venv); "$$python" scripts/pack_stack.py
