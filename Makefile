@@ -17,7 +17,7 @@ venv = $$(bash scripts/setup_venv.sh)
 needs_compartment = [ -n '$(COMPARTMENT)' ] || { echo 'usage: make $(1) COMPARTMENT=ocid1.compartment...' >&2; exit 2; }
 
 .PHONY: help image image-oci stack test test-image run bench tune lock lock-model train-demo clean
-.PHONY: publish
+.PHONY: publish deploy destroy
 
 help: ## print this
 	@printf 'Llamakiln: a small language model, baked into an Arm image for Oracle Cloud.\n\n'
@@ -35,6 +35,16 @@ publish: ## upload the local bake to Oracle Cloud as an image (COMPARTMENT=ocid1
 	@$(call needs_compartment,publish)
 	@python=$(venv); "$$python" scripts/publish_image.py --compartment '$(COMPARTMENT)' $(if $(FILE),--file '$(FILE)') \
 	  $(if $(BUCKET),--bucket '$(BUCKET)') $(if $(LINK),--link '$(LINK)') $(if $(DRY_RUN),--dry-run)
+
+deploy: ## plan, ask, apply the stack in Oracle Cloud, wait for an answer (COMPARTMENT=ocid1... [IMAGE=ocid] [NAME=llamakiln] [VARS=file.json] [YES=1])
+	@$(call needs_compartment,deploy)
+	@python=$(venv); "$$python" scripts/deploy_stack.py --compartment '$(COMPARTMENT)' $(if $(NAME),--name '$(NAME)') \
+	  $(if $(IMAGE),--image '$(IMAGE)') $(if $(VARS),--vars '$(VARS)') $(if $(YES),--yes) $(if $(DRY_RUN),--dry-run)
+
+destroy: ## take a deployment away again, after asking (COMPARTMENT=ocid1... [NAME=llamakiln] [YES=1])
+	@$(call needs_compartment,destroy)
+	@python=$(venv); "$$python" scripts/destroy_stack.py --compartment '$(COMPARTMENT)' $(if $(NAME),--name '$(NAME)') \
+	  $(if $(YES),--yes)
 
 stack: ## check the Resource Manager stack and pack it: build/llamakiln-stack.zip
 	@python=$(venv); "$$python" scripts/pack_stack.py

@@ -68,13 +68,14 @@ class Fault:
 
 @dataclass
 class Gate:
-    """A call whose "METHOD path" matches, after so many that pass, waits here until it is opened, and comes to nothing.
+    """A call whose "METHOD path" matches, after so many that pass, waits here until it is opened.
 
     A test sees by `reached` that a program is in the middle of this call, and stops it there.
     """
 
     call: str
     n_passing: int = 0
+    is_lost: bool = False  # and then comes to nothing
     reached: threading.Event = field(default_factory=threading.Event)
     opened: threading.Event = field(default_factory=threading.Event)
 
@@ -315,7 +316,8 @@ class Tenancy:
                     if gate.n_passing < 0:
                         gate.reached.set()
                         gate.opened.wait()
-                        return self._lose(start_response)
+                        if gate.is_lost:
+                            return self._lose(start_response)
             return self.app(environ, start_response)
         except Refused as refusal:
             body = json.dumps({"code": refusal.code, "message": refusal.message}).encode()

@@ -171,7 +171,7 @@ def test_other_content_of_the_same_name_is_another_object_and_image(publish: Pub
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "killed"])
 def test_upload_that_was_stopped_goes_on_with_what_is_there(publish: Publish, tenancy: Tenancy, how, capsys) -> None:
-    gate = Gate(SEND, n_passing=3)
+    gate = Gate(SEND, n_passing=3, is_lost=True)
     tenancy.gates.append(gate)
     program = publish.in_a_process()
     assert gate.reached.wait(60)
