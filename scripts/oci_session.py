@@ -35,6 +35,10 @@ STATEMENTS = {
     "pools": "Allow group GROUP to manage compute-management-family in compartment COMPARTMENT",
     "networks": "Allow group GROUP to manage virtual-network-family in compartment COMPARTMENT",
     "balancers": "Allow group GROUP to manage load-balancers in compartment COMPARTMENT",
+    # An image may be used anywhere in the tenancy: before one is deleted, all of it is looked at.
+    "all instances": "Allow group GROUP to read instance-family in tenancy",
+    "all pools": "Allow group GROUP to read compute-management-family in tenancy",
+    "all stacks": "Allow group GROUP to read orm-family in tenancy",
 }
 BAKING = ("compartments", "quota", "instances", "volumes", "network", "schema")
 TIMEOUT_S = (10, 60)  # connect, read

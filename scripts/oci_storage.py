@@ -249,3 +249,8 @@ def list_objects(bucket: Bucket, prefix: str) -> Iterator[Any]:
         start = answer.next_start_with
         if not start:
             return
+
+
+def delete_object(bucket: Bucket, name: str) -> None:
+    with asking(f"object {name}", "storage"):
+        bucket.session.storage.delete_object(*bucket.place, name, **PATIENT)

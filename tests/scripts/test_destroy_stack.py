@@ -1,4 +1,4 @@
-"""`make destroy` against the loopback Resource Manager: all of a deployment goes, after consent, however often it takes."""
+"""`make destroy` against the loopback Resource Manager: all of it goes, after consent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work requests of Compute: how far an import is, and why it failed."""
+"""Work requests of Compute: how far an import or the scaling of a pool is, and why it failed."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from tests.cloud.tenancy import Json, Tenancy, now
 
 VERSION = "20160918"
 STORE = "computeWorkRequests"
-STATUS = {"IMPORTING": "IN_PROGRESS", "PROVISIONING": "IN_PROGRESS", "AVAILABLE": "SUCCEEDED", "DELETED": "FAILED"}
+RUNNING = ("IMPORTING", "PROVISIONING", "SCALING")  # of the resource
 
 
-def start(tenancy: Tenancy, image: Json, operation: str, fault: str) -> None:
-    """One for an image that is being made; `fault` is the error it will end with."""
+def start(tenancy: Tenancy, resource: Json, operation: str, fault: str, entity: str = "image") -> None:
+    """One for a resource that is being made or changed; `fault` is the error it will end with."""
     ocid = tenancy.new_ocid("coreservicesworkrequest")
     tenancy.collection(STORE)[ocid] = {
         "id": ocid,
-        "compartmentId": image["compartmentId"],
+        "compartmentId": resource["compartmentId"],
         "operationType": operation,
         "percentComplete": 0.0,
         "timeAccepted": now(),
-        "resources": [{"actionType": "CREATED", "entityType": "image", "identifier": image["id"]}],
+        "resources": [{"actionType": "CREATED", "entityType": entity, "identifier": resource["id"]}],
         "fault": fault,
     }
     bottle.response.set_header("opc-work-request-id", ocid)
@@ -28,9 +28,11 @@ def start(tenancy: Tenancy, image: Json, operation: str, fault: str) -> None:
 
 def add(tenancy: Tenancy) -> None:
     def shown(work: Json) -> Json:
-        """Its state is that of its image; each look finds it a third further on."""
-        image = tenancy.find("images", work["resources"][0]["identifier"])
-        status = STATUS[image["lifecycleState"]]
+        """Its state is that of its resource; each look finds it a third further on."""
+        subject = work["resources"][0]
+        resource = tenancy.find(f"{subject['entityType']}s", subject["identifier"])
+        is_running = resource["lifecycleState"] in RUNNING
+        status = "IN_PROGRESS" if is_running else "FAILED" if work["fault"] else "SUCCEEDED"
         work["percentComplete"] = 100.0 if status == "SUCCEEDED" else min(99.0, work["percentComplete"] + 33.0)
         return {**{name: value for name, value in work.items() if name != "fault"}, "status": status}
 
