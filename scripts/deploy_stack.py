@@ -79,6 +79,8 @@ def main(
         if any(NODE in line and "-" in line.split(NODE)[0] for line in summary):
             stages.say("new nodes get the new configuration; to replace those that run: make rollout")
     outputs = oci_stack.outputs(oci_stack.read_state(session, stack))
+    if host := variables.get("host_name"):
+        stages.say(f"{host} must lead to {outputs['load_balancer_address']}: set its DNS record")
     with stages.stage("first answer"):
         is_self_signed = variables.get("https", "self-signed") == "self-signed"
         ask(outputs["url"], outputs["api_key"], is_self_signed, stages.say, sleep)

@@ -121,7 +121,7 @@ class LogReader:
             for entry in answer.data[self._n_seen :]:
                 yield entry.message
             self._n_seen = len(answer.data)
-            if not answer.next_page:
+            if not (answer.next_page and answer.data):
                 return
             self._page, self._n_seen = answer.next_page, 0
 

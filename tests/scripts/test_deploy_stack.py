@@ -108,6 +108,12 @@ def test_variables_of_the_file_reach_terraform_and_stay(deployer: Deployer, caps
     assert (n_nodes(deployer), deployer.stack()["variables"]["https"]) == (2, "off")
 
 
+def test_name_of_ones_own_is_told_where_to_lead(deployer: Deployer, capsys) -> None:
+    deployer.deploy("--yes", deployer.variables(host_name="llm.example.com"))
+    assert "llm.example.com must lead to 203.0.113.80" in capsys.readouterr().err
+    assert deployer.asked[0][0] == "https://llm.example.com"
+
+
 def test_new_image_is_planned_as_a_new_configuration(deployer: Deployer, capsys) -> None:
     deployer.deploy("--yes")
     deployer.publish(second_image(deployer))

@@ -225,6 +225,14 @@ def test_part_that_meets_a_passing_fault_is_sent_again(publish: Publish, tenancy
     assert publish.stored == publish.content
 
 
+def test_upload_whose_last_answer_was_lost_is_there(publish: Publish, tenancy: Tenancy) -> None:
+    tenancy.faults.append(Fault(r"POST .*/u/", *LOST))
+    fault(publish)
+    publish()
+    assert publish.sent() == 0
+    assert len(publish.images()) == 1
+
+
 def test_import_whose_answer_was_lost_makes_one_image(publish: Publish, tenancy: Tenancy) -> None:
     tenancy.faults.append(Fault(r"POST .*/images$", *LOST))
     publish()
