@@ -18,7 +18,7 @@ from tests.cloud.services.resource_manager import RUNNING
 from tests.cloud.tenancy import COMPARTMENT, Gate, Tenancy
 
 APPLYING = r"POST .*/loadBalancers$"  # a call in the middle of an apply
-NEWS_TIMEOUT_S = 120
+NEWS_TIMEOUT_S = 600
 
 
 class Deployer:

@@ -33,6 +33,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 FILE = "llamakiln-demo-0.1.0-arm64.oci"
 PART_BYTES = 20_000
 N_PARTS = 6
+TIMEOUT_S = 300
 SEND = r"PUT .*/u/"
 
 
@@ -77,7 +78,9 @@ class Publish:
     def in_a_process(self) -> subprocess.Popen[str]:
         """The same as a program of its own, that can be killed."""
         program = (
-            f"import sys; sys.path.insert(0, {str(REPOSITORY / 'scripts')!r})\n"
+            # A shell's background job ignores Ctrl-C, and so would what it starts.
+            "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+            f"sys.path.insert(0, {str(REPOSITORY / 'scripts')!r})\n"
             f"import oci_storage, problem, publish_image\noci_storage.PART_BYTES = {PART_BYTES}\n"
             "oci_storage.AT_ONCE = 1\n"
             f"problem.run(lambda: publish_image.main({self.arguments!r}))\n"
@@ -174,9 +177,9 @@ def test_upload_that_was_stopped_goes_on_with_what_is_there(publish: Publish, te
     gate = Gate(SEND, n_passing=3, is_lost=True)
     tenancy.gates.append(gate)
     program = publish.in_a_process()
-    assert gate.reached.wait(60)
+    assert gate.reached.wait(TIMEOUT_S)
     program.send_signal(how)
-    program.communicate(timeout=60)
+    program.communicate(timeout=TIMEOUT_S)
     assert program.returncode == (130 if how == signal.SIGINT else -how)
     gate.opened.set()
     (upload,) = tenancy.resources["uploads"].values()
