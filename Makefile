@@ -14,7 +14,13 @@ export PATH := $(PATH):/usr/sbin:/sbin
 # The tools environment's python; made on first use.
 venv = $$(bash scripts/setup_venv.sh)
 
+# Only these words agree to something, and whatever is not a no keeps it from being done.
+yes = $(if $(filter 1 yes true,$(YES)),--yes)
+dry_run = $(if $(filter-out 0 no false,$(DRY_RUN)),--dry-run)
+needs_compartment = [ -n '$(COMPARTMENT)' ] || { echo 'usage: make $(1) COMPARTMENT=ocid1.compartment...' >&2; exit 2; }
+
 .PHONY: help image image-oci stack test test-image run bench tune lock lock-model train-demo clean
+.PHONY: publish deploy destroy prune-images
 
 help: ## print this
 	@printf 'Llamakiln: a small language model, baked into an Arm image for Oracle Cloud.\n\n'
@@ -27,6 +33,26 @@ image: ## bake and test the Arm image here, with no cloud account (MODEL=demo BA
 image-oci: ## bake in Oracle Cloud (MODEL=demo VARS=packer/oci/my.pkrvars.hcl)
 	@bash scripts/install_host_packages.sh oci
 	@python=$(venv); "$$python" scripts/bake_oci.py --model '$(MODEL)' $(if $(VARS),--var-file '$(VARS)')
+
+publish: ## make the local bake an image in Oracle Cloud (COMPARTMENT=ocid1... [FILE=x.oci] [BUCKET=name] [LINK=days])
+	@$(call needs_compartment,publish)
+	@python=$(venv); "$$python" scripts/publish_image.py --compartment '$(COMPARTMENT)' $(if $(FILE),--file '$(FILE)') \
+	  $(if $(BUCKET),--bucket '$(BUCKET)') $(if $(LINK),--link '$(LINK)') $(dry_run)
+
+deploy: ## plan, ask, apply in Oracle Cloud, wait for an answer (COMPARTMENT=ocid1... [IMAGE=ocid] [VARS=file.json] [YES=1])
+	@$(call needs_compartment,deploy)
+	@python=$(venv); "$$python" scripts/deploy_stack.py --compartment '$(COMPARTMENT)' $(if $(NAME),--name '$(NAME)') \
+	  $(if $(IMAGE),--image '$(IMAGE)') $(if $(VARS),--vars '$(VARS)') $(yes) $(dry_run)
+
+destroy: ## take a deployment away again, after asking (COMPARTMENT=ocid1... [NAME=llamakiln] [YES=1])
+	@$(call needs_compartment,destroy)
+	@python=$(venv); "$$python" scripts/destroy_stack.py --compartment '$(COMPARTMENT)' $(if $(NAME),--name '$(NAME)') \
+	  $(yes)
+
+prune-images: ## delete old images that nothing uses, after asking (COMPARTMENT=ocid1... [KEEP=3] [BUCKET=name] [YES=1])
+	@$(call needs_compartment,prune-images)
+	@python=$(venv); "$$python" scripts/prune_images.py --compartment '$(COMPARTMENT)' $(if $(KEEP),--keep '$(KEEP)') \
+	  $(if $(BUCKET),--bucket '$(BUCKET)') $(yes)
 
 stack: ## check the Resource Manager stack and pack it: build/llamakiln-stack.zip
 	@python=$(venv); "$$python" scripts/pack_stack.py

@@ -26,7 +26,7 @@ from base_disk import choose_base, read_bases
 from catalog import find_model, load_catalog
 from files import REPOSITORY, replacing
 from oci_preflight import check_account
-from oci_session import STATEMENTS, Session, asking, open_session
+from oci_session import BAKING, STATEMENTS, Session, asking, open_session
 from oci_variables import FILLED_IN, read_variables
 from problem import Problem, run
 from stage import Stages
@@ -187,7 +187,7 @@ def advise(session: Session, compartment_ocid: str, name: str, tail: list[str]) 
     said = "\n".join(tail)
     ways = []
     if "NotAuthorized" in said:
-        ways.append("check that a policy has all of:\n    " + "\n    ".join(STATEMENTS.values()))
+        ways.append("check that a policy has all of:\n    " + "\n    ".join(STATEMENTS[need] for need in BAKING))
     if "LimitExceeded" in said or "Out of host capacity" in said:
         ways.append("another shape or availability domain in the pkrvars file, or wait")
     if "Timeout waiting for SSH" in said:

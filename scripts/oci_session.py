@@ -18,9 +18,10 @@ import oci.limits
 import oci.load_balancer
 import oci.object_storage
 import oci.resource_manager
+import oci.work_requests
 from problem import Problem
 
-# One home for what the bake's user must be allowed. COMPARTMENT stands for the names in the pkrvars file.
+# One home for what a person must be allowed. COMPARTMENT stands for the name of the compartment worked in.
 STATEMENTS = {
     "compartments": "Allow group GROUP to inspect compartments in tenancy",
     "quota": "Allow group GROUP to read resource-availability in tenancy",
@@ -29,7 +30,17 @@ STATEMENTS = {
     "network": "Allow group GROUP to use virtual-network-family in compartment COMPARTMENT",
     # Packer writes the new image's capability schema; without this its last step fails although the image exists.
     "schema": "Allow group GROUP to manage compute-image-capability-schema in tenancy",
+    "storage": "Allow group GROUP to manage object-family in compartment COMPARTMENT",
+    "stacks": "Allow group GROUP to manage orm-family in compartment COMPARTMENT",
+    "pools": "Allow group GROUP to manage compute-management-family in compartment COMPARTMENT",
+    "networks": "Allow group GROUP to manage virtual-network-family in compartment COMPARTMENT",
+    "balancers": "Allow group GROUP to manage load-balancers in compartment COMPARTMENT",
+    # An image may be used anywhere in the tenancy: before one is deleted, all of it is looked at.
+    "all instances": "Allow group GROUP to read instance-family in tenancy",
+    "all pools": "Allow group GROUP to read compute-management-family in tenancy",
+    "all stacks": "Allow group GROUP to read orm-family in tenancy",
 }
+BAKING = ("compartments", "quota", "instances", "volumes", "network", "schema")
 TIMEOUT_S = (10, 60)  # connect, read
 
 
@@ -74,6 +85,10 @@ class Session:
     @cached_property
     def stacks(self) -> oci.resource_manager.ResourceManagerClient:
         return self.open(oci.resource_manager.ResourceManagerClient)
+
+    @cached_property
+    def work_requests(self) -> oci.work_requests.WorkRequestClient:
+        return self.open(oci.work_requests.WorkRequestClient)
 
 
 def open_session(environ: Mapping[str, str], *, needs_config_file: bool = False) -> Session:
@@ -176,3 +191,14 @@ def asking(what: str, *needs: str, hint: str = "") -> Iterator[None]:
 def list_all(call: Callable[..., Any], *arguments: Any, **options: Any) -> list[Any]:
     """Every item of a listing that OCI answers in pages."""
     return oci.pagination.list_call_get_all_results(call, *arguments, **options).data
+
+
+def check_compartment(session: Session, ocid: str) -> str:
+    """The name of the compartment, which is there and in use; the first call, so wrong credentials are told here."""
+    if ocid == session.tenancy:
+        return "the root compartment"
+    with asking(f"compartment {ocid}", "compartments", hint="check the OCID and the profile's tenancy"):
+        compartment = session.identity.get_compartment(ocid).data
+    if compartment.lifecycle_state != "ACTIVE":
+        raise Problem(f"compartment {compartment.name} is {compartment.lifecycle_state}", "choose an active one")
+    return compartment.name

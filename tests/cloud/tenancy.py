@@ -57,17 +57,34 @@ class Kind:
 
 @dataclass
 class Fault:
-    """Calls whose "METHOD path" matches answer with this error, so many times."""
+    """Calls whose "METHOD path" matches answer with this error, so many times. Status 0: done, and the answer lost."""
 
     call: str
     status: int
-    code: str
-    message: str
+    code: str = ""
+    message: str = ""
     times: int = 1
+
+
+@dataclass
+class Gate:
+    """A call whose "METHOD path" matches, after so many that pass, waits here until it is opened.
+
+    A test sees by `reached` that a program is in the middle of this call, and stops it there.
+    """
+
+    call: str
+    n_passing: int = 0
+    is_lost: bool = False  # and then comes to nothing
+    reached: threading.Event = field(default_factory=threading.Event)
+    opened: threading.Event = field(default_factory=threading.Event)
 
 
 OUT_OF_CAPACITY = (500, "InternalError", "Out of host capacity.")
 TOO_MANY = (429, "TooManyRequests", "Too many requests for the user")
+LOST = (0, "", "")
+# Bottle reads larger bodies as files only, and a stack's zip comes inside JSON.
+bottle.BaseRequest.MEMFILE_MAX = 16 << 20
 
 
 class Refused(Exception):
@@ -84,6 +101,7 @@ class Tenancy:
         self.resources: dict[str, dict[str, Json]] = {}
         self.calls: list[str] = []
         self.faults: list[Fault] = []
+        self.gates: list[Gate] = []
         self.looks = 1
         self.page_size = 50
         self.key = make_key()
@@ -105,6 +123,8 @@ class Tenancy:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        for gate in self.gates:
+            gate.opened.set()
         self._server.close()
         self._server.task_dispatcher.shutdown()
 
@@ -200,6 +220,9 @@ class Tenancy:
         def locked(**names: str) -> str:
             with self.lock:
                 content = call(**names)
+            if isinstance(content, bytes):
+                bottle.response.content_type = "application/octet-stream"
+                return content
             bottle.response.content_type = "application/json"
             return "" if content is None else json.dumps(content)
 
@@ -275,14 +298,26 @@ class Tenancy:
         call = f"{request.method} {request.path}"
         self.calls.append(call)
         try:
-            if not is_signed(request, self.key.public_key()):
+            is_open = request.path.startswith("/p/")  # a pre-authenticated request's own address
+            if not is_open and not is_signed(request, self.key.public_key()):
                 raise Refused(
                     401, "NotAuthenticated", "The required information to complete authentication was not provided"
                 )
             for fault in self.faults:
                 if fault.times > 0 and re.search(fault.call, call):
                     fault.times -= 1
+                    if fault.status == 0:
+                        self.app(environ, lambda *_answer: None)
+                        return self._lose(start_response)
                     raise Refused(fault.status, fault.code, fault.message)
+            for gate in self.gates:
+                if not gate.reached.is_set() and re.search(gate.call, call):
+                    gate.n_passing -= 1
+                    if gate.n_passing < 0:
+                        gate.reached.set()
+                        gate.opened.wait()
+                        if gate.is_lost:
+                            return self._lose(start_response)
             return self.app(environ, start_response)
         except Refused as refusal:
             body = json.dumps({"code": refusal.code, "message": refusal.message}).encode()
@@ -293,6 +328,12 @@ class Tenancy:
             ]
             start_response(f"{refusal.status} {refusal.code}", headers)
             return [body]
+
+    @staticmethod
+    def _lose(start_response: Callable[..., Any]) -> Any:
+        """Fewer bytes than were promised: the connection breaks while the client reads."""
+        start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", "1000")])
+        return [b"{"]
 
 
 @functools.cache

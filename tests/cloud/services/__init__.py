@@ -14,7 +14,10 @@ from tests.cloud.services import (
     monitoring,
     network,
     notifications,
+    object_storage,
+    resource_manager,
     waf,
+    work_requests,
 )
 
 ALL = (
@@ -29,4 +32,7 @@ ALL = (
     logging,
     waf,
     bastion,
+    object_storage,
+    resource_manager,
+    work_requests,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bottle
 
 from tests.cloud.account import A1, A2
+from tests.cloud.services import object_storage, work_requests
 from tests.cloud.tenancy import COMPARTMENT, Json, Kind, Tenancy
 
 VERSION = "20160918"
@@ -13,11 +14,22 @@ SCHEMA_NAME = "global-2026-11"
 
 
 def fill_image(tenancy: Tenancy, image: Json) -> Json:
-    """An import of an .oci file brings its firmware and shapes; a qcow2 is taken for BIOS on x86 shapes."""
+    """An import of an .oci file brings its firmware and shapes; a qcow2 is taken for BIOS on x86 shapes.
+
+    One from a bucket reads the object: shapes must be registered then, and what is no .oci file ends as a work request
+    with an error and an image that is gone.
+    """
     source = image.pop("imageSourceDetails", None) or {}
     is_qcow2 = source.get("sourceImageType") == "QCOW2"
-    tenancy.settle(image, "IMPORTING" if source else "PROVISIONING", "AVAILABLE")
-    tenancy.collection("imageShapes")[image["id"]] = {} if is_qcow2 else {A1: {}, A2: {}}
+    fault = ""
+    if source.get("sourceType") == "objectStorageTuple":
+        content = object_storage.read(tenancy, source["bucketName"], source["objectName"])
+        fault = "" if object_storage.is_oci_file(content) else "The image file is not a valid OCI image archive"
+    tenancy.settle(image, "IMPORTING" if source else "PROVISIONING", "DELETED" if fault else "AVAILABLE")
+    if source:
+        work_requests.start(tenancy, image, "CreateImage", fault)
+    has_shapes = source.get("sourceType") != "objectStorageTuple" and not is_qcow2
+    tenancy.collection("imageShapes")[image["id"]] = {A1: {}, A2: {}} if has_shapes else {}
     firmware = "BIOS" if is_qcow2 else "UEFI_64"
     return {
         "launchOptions": options(firmware),

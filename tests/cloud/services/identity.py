@@ -1,7 +1,7 @@
-"""Identity: the region's availability domains, each with three fault domains."""
+"""Identity: the region's availability domains, each with three fault domains, and the compartments."""
 
 from tests.cloud.account import REGION, TENANCY
-from tests.cloud.tenancy import N_DOMAINS, Tenancy
+from tests.cloud.tenancy import COMPARTMENT, N_DOMAINS, Tenancy
 
 VERSION = "20160918"
 DOMAINS = tuple(f"Test:{REGION.upper()}-AD-{number}" for number in range(1, N_DOMAINS + 1))
@@ -30,5 +30,17 @@ def add(tenancy: Tenancy) -> None:
             for n in (2, 1, 3)
         ]
 
+    def list_compartments() -> list:
+        from bottle import request
+
+        is_deep = request.query.get("compartmentIdInSubtree") == "true"
+        above = request.query["compartmentId"]
+        return [one for one in tenancy.live("compartments") if is_deep or one["compartmentId"] == above]
+
+    tenancy.resources["compartments"] = {
+        COMPARTMENT: {"id": COMPARTMENT, "compartmentId": TENANCY, "name": "stack", "lifecycleState": "ACTIVE"}
+    }
+    tenancy.route("GET", f"/{VERSION}/compartments", list_compartments)
+    tenancy.route("GET", f"/{VERSION}/compartments/<ocid>", lambda ocid: tenancy.find("compartments", ocid))
     tenancy.route("GET", f"/{VERSION}/availabilityDomains", list_domains)
     tenancy.route("GET", f"/{VERSION}/faultDomains", list_fault_domains)
