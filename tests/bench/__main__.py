@@ -1,8 +1,9 @@
 """`make bench`: start our service and each peer in turn on the same model file, ask all the same, print one table.
 
 Every server is started once to warm the page cache (and to let it measure the machine, if it does), then a few times
-against the clock, then asked every workload; for the overload it is started anew. Writes results.json, table.txt and
-comparison.svg. What the servers are made of comes ready through the command line (scripts/run_bench.sh).
+against the clock. Then each workload is asked of all servers, one right after the other, each started anew for it.
+Writes results.json, table.txt and comparison.svg. What the servers are made of comes ready through the command line
+(scripts/run_bench.sh).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -38,35 +40,36 @@ class NotStarted(Exception):
     """A server gave no first token."""
 
 
-def measure_server(kind: Kind, setup: Setup, workloads: list[str], size: Size, starts: int) -> tuple[dict, dict]:
-    """All numbers and all answers of one server, by workload."""
-    numbers: dict[str, dict[str, float]] = {}
-    answers: dict[str, list[list[Any]]] = {}
+def prepare(kind: Kind, setup: Setup) -> None:
+    """A first start: the page cache gets warm, and ours measures the machine."""
     with Server(kind, setup) as server:
         _reach_first_token(server, kind)
         if kind.name == OURS:
             _let_it_measure(server)
+
+
+def measure_start(kind: Kind, setup: Setup, n: int) -> dict[str, float]:
+    """From exec to the first token, median of n starts."""
     times_s = []
-    for i in range(starts):
+    for _ in range(n):
         began = time.monotonic()
         with Server(kind, setup) as server:
             times_s.append(_reach_first_token(server, kind, began))
-            if i < starts - 1:
-                continue
-            numbers["start"] = {"first_token_s": percentile(times_s, 50)}
-            say(f"  start: {format_numbers(numbers['start'])}")
-            warm_up(Client(server.port))
-            for name in workloads:
-                if name != "overload":
-                    _run(name, server, kind, size, numbers, answers)
-    calm = list(numbers.values())
-    numbers["all"] = {name: sum(each.get(name, 0) for each in calm) for name in ("n_broken", "n_short")}
-    if "overload" in workloads:
-        with Server(kind, setup, is_overload=True) as server:
-            _reach_first_token(server, kind)
-            warm_up(Client(server.port))
-            _run("overload", server, kind, size, numbers, answers)
-    return numbers, answers
+    return {"first_token_s": percentile(times_s, 50)}
+
+
+def measure_workload(name: str, kind: Kind, setup: Setup, size: Size) -> tuple[dict[str, float], list[list[Any]]]:
+    """One workload on a server that was just started: its numbers, and its answers for the JSON."""
+    with Server(kind, setup, is_overload=name == "overload") as server:
+        _reach_first_token(server, kind)
+        warm_up(Client(server.port))
+        numbers, raw = WORKLOADS[name](Client(server.port, kind.health_path), size)
+        if not server.is_alive:
+            say(f"  {kind.name}: THE SERVER DIED")
+    faults = sorted({answer.fault for answer in raw if answer.fault and not answer.was_cut})
+    for fault in faults[:3]:
+        say(f"    {kind.name}: {fault}")
+    return numbers, [describe(answer, raw[0].sent_at) for answer in raw]
 
 
 def _let_it_measure(server: Server) -> None:
@@ -81,16 +84,6 @@ def _reach_first_token(server: Server, kind: Kind, began: float | None = None) -
         return first_token_s(Client(server.port), began or time.monotonic(), START_LIMIT_S, lambda: server.is_alive)
     except (TimeoutError, ChildProcessError) as error:
         raise NotStarted(f"{error}; the end of {server.log}:\n{server.tail()}") from error
-
-
-def _run(name: str, server: Server, kind: Kind, size: Size, numbers: dict, answers: dict) -> None:
-    result, raw = WORKLOADS[name](Client(server.port, kind.health_path), size)
-    numbers[name] = result
-    answers[name] = [describe(answer, raw[0].sent_at) for answer in raw]
-    say(f"  {name}: {format_numbers(result)}" + ("" if server.is_alive else "; THE SERVER DIED"))
-    faults = sorted({answer.fault for answer in raw if answer.fault and not answer.was_cut})
-    for fault in faults[:3]:
-        say(f"    {fault}")
 
 
 def describe(answer: Answer, began: float) -> list[Any]:
@@ -166,23 +159,42 @@ def main() -> None:
     say(f"{setup.model.name}, {args.threads} threads, {machine['cpu']}")
     if machine["load_before"] > BUSY_LOAD:
         say(f"warning: something else runs here (load {machine['load_before']}): figures and ratios will be off")
+    rivals = []
     for name in (OURS, *args.peers):
         if name in needs and not needs[name]:
             document["skipped"][name] = "its Python packages could not be installed"
             say(f"{name}: skipped, {document['skipped'][name]}")
-            continue
-        say(f"{name}: {KINDS[name].about}")
-        try:
-            numbers, answers = measure_server(KINDS[name], setup, args.workloads, size, starts)
-        except NotStarted as error:
-            if name == OURS:
-                raise SystemExit(f"error: {name}: {error}") from error
-            document["skipped"][name] = str(error)
-            say(f"{name}: skipped, {error}")
-            continue
-        document["servers"][name], document["answers"][name] = numbers, answers
-        write(args.out / "results.json", dump(document))
-        time.sleep(0 if args.quick else REST_S)
+        else:
+            say(f"{name}: {KINDS[name].about}")
+            rivals.append(name)
+
+    def measure(step: str, measured: Callable[[Kind], tuple[dict[str, float], list[list[Any]]]]) -> None:
+        """One thing on every server, one right after the other: what else the machine does changes with the minutes."""
+        say(f"{step}:")
+        for name in list(rivals):
+            try:
+                numbers, answers = measured(KINDS[name])
+            except NotStarted as error:
+                if name == OURS:
+                    raise SystemExit(f"error: {name}: {error}") from error
+                document["skipped"][name] = str(error)
+                say(f"  {name}: left out from here on, {error}")
+                rivals.remove(name)
+                continue
+            if numbers:
+                document["servers"].setdefault(name, {})[step] = numbers
+                document["answers"].setdefault(name, {})[step] = answers
+                say(f"  {name}: {format_numbers(numbers)}")
+            write(args.out / "results.json", dump(document))
+            time.sleep(0 if args.quick else REST_S)
+
+    measure("prepare", lambda kind: (prepare(kind, setup) or {}, []))
+    measure("start", lambda kind: (measure_start(kind, setup, starts), []))
+    for workload in args.workloads:
+        measure(workload, lambda kind, workload=workload: measure_workload(workload, kind, setup, size))
+    for numbers in document["servers"].values():
+        calm = [each for name, each in numbers.items() if name != "overload"]
+        numbers["all"] = {name: sum(each.get(name, 0) for each in calm) for name in ("n_broken", "n_short")}
 
     servers = [*document["servers"]]
     findings = report.judge(document["servers"], OURS)
