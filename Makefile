@@ -20,7 +20,7 @@ dry_run = $(if $(filter-out 0 no false,$(DRY_RUN)),--dry-run)
 needs_compartment = [ -n '$(COMPARTMENT)' ] || { echo 'usage: make $(1) COMPARTMENT=ocid1.compartment...' >&2; exit 2; }
 
 .PHONY: help image image-oci stack test test-image run bench tune lock lock-model train-demo clean
-.PHONY: publish deploy destroy prune-images
+.PHONY: publish deploy destroy prune-images rollout status
 
 help: ## print this
 	@printf 'Llamakiln: a small language model, baked into an Arm image for Oracle Cloud.\n\n'
@@ -56,6 +56,15 @@ prune-images: ## delete old images that nothing uses, after asking (COMPARTMENT=
 
 stack: ## check the Resource Manager stack and pack it: build/llamakiln-stack.zip
 	@python=$(venv); "$$python" scripts/pack_stack.py
+
+rollout: ## replace a pool's nodes while it serves (POOL=ocid1... [IMAGE=ocid1...] [YES=1] [DRY_RUN=1])
+	@[ -n '$(POOL)' ] || { echo 'usage: make rollout POOL=ocid1.instancepool... [IMAGE=ocid1.image...]' >&2; exit 2; }
+	@python=$(venv); "$$python" scripts/rollout_image.py '$(POOL)' $(if $(IMAGE),'$(IMAGE)') $(yes) $(dry_run)
+
+status: ## show pools and their nodes (POOL=ocid1... or COMPARTMENT=ocid1... [URL=https://...] [JSON=1])
+	@[ -n '$(POOL)$(COMPARTMENT)' ] || { echo 'usage: make status POOL=ocid1... or COMPARTMENT=ocid1...' >&2; exit 2; }
+	@python=$(venv); "$$python" scripts/show_status.py $(if $(POOL),'$(POOL)',--compartment '$(COMPARTMENT)') \
+	  $(if $(URL),--url '$(URL)') $(if $(JSON),--json)
 
 test: ## run every test that needs no bake
 	@bash scripts/install_host_packages.sh test

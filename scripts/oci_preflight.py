@@ -6,6 +6,7 @@ Each check asks the cloud one question. Knows the account; knows nothing of Pack
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from oci_session import Session, asking, list_all
@@ -29,10 +30,16 @@ LIMITS = {
 def check_account(session: Session, variables: Variables, log: Log) -> None:
     """Ask everything and report every fault at once; with wrong credentials no other answer would mean anything."""
     check_credentials(session, variables, log)
+    checks = (check_compartments, check_subnet, check_shape, check_quota, check_base_image)
+    check_all(*(partial(check, session, variables, log) for check in checks))
+
+
+def check_all(*checks: Callable[[], None]) -> None:
+    """Make every check and tell the faults of all of them in one Problem."""
     faults = []
-    for check in (check_compartments, check_subnet, check_shape, check_quota, check_base_image):
+    for check in checks:
         try:
-            check(session, variables, log)
+            check()
         except Problem as problem:
             faults.append(problem)
     if faults:
@@ -152,21 +159,29 @@ def check_quota(session: Session, variables: Variables, log: Log) -> None:
     """
     shape, domain = variables["shape"], variables["availability_domain"]
     for name, limit in LIMITS[shape].items():
-        try:
-            with asking(f"limit {limit}", "quota"):
-                answer = session.limits.get_resource_availability(
-                    "compute", limit, session.tenancy, availability_domain=domain
-                ).data
-        except Problem as problem:
-            log(f"quota: not known ({problem.message}); {problem.way_out}")
+        answer = read_quota(session, limit, domain, log)
+        if answer is None:
             continue
-        if answer.available is not None and answer.available < variables[name]:
+        if answer.available < variables[name]:
             other = next(candidate for candidate in LIMITS if candidate != shape)
             raise Problem(
                 f"{name}={variables[name]}: limit {limit} leaves {answer.available} ({answer.used} in use) in {domain}",
                 f'terminate an instance, set {name} lower, set shape = "{other}", or ask for a higher limit',
             )
         log(f"quota: {limit} leaves {answer.available}")
+
+
+def read_quota(session: Session, limit: str, domain: str, log: Log) -> Any | None:
+    """How much of a limit of Compute is `available` and `used`; None, and why, where that cannot be known."""
+    try:
+        with asking(f"limit {limit}", "quota"):
+            answer = session.limits.get_resource_availability(
+                "compute", limit, session.tenancy, availability_domain=domain
+            ).data
+    except Problem as problem:
+        log(f"quota: not known ({problem.message}); {problem.way_out}")
+        return None
+    return answer if answer.available is not None else None
 
 
 def check_base_image(session: Session, variables: Variables, log: Log) -> None:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import oci
 import oci.auth.signers
+import oci.autoscaling
 import oci.limits
 import oci.load_balancer
 import oci.object_storage
@@ -39,6 +40,8 @@ STATEMENTS = {
     "all instances": "Allow group GROUP to read instance-family in tenancy",
     "all pools": "Allow group GROUP to read compute-management-family in tenancy",
     "all stacks": "Allow group GROUP to read orm-family in tenancy",
+    "autoscaling": "Allow group GROUP to manage auto-scaling-configurations in compartment COMPARTMENT",
+    "capacity": "Allow group GROUP to manage compute-capacity-reports in tenancy",
 }
 BAKING = ("compartments", "quota", "instances", "volumes", "network", "schema")
 TIMEOUT_S = (10, 60)  # connect, read
@@ -73,6 +76,10 @@ class Session:
     @cached_property
     def balancers(self) -> oci.load_balancer.LoadBalancerClient:
         return self.open(oci.load_balancer.LoadBalancerClient)
+
+    @cached_property
+    def autoscaling(self) -> oci.autoscaling.AutoScalingClient:
+        return self.open(oci.autoscaling.AutoScalingClient)
 
     @cached_property
     def limits(self) -> oci.limits.LimitsClient:
@@ -159,6 +166,18 @@ def open_instance(environ: Mapping[str, str], options: dict[str, Any]) -> Sessio
         tenancy=signer.tenancy_id,
         open=lambda kind: kind({"region": region}, signer=signer, **options),
     )
+
+
+def patient(session: Session) -> Session:
+    """The same rights, with clients that ask again when Oracle Cloud is busy: for work of minutes, which must not end
+    because of a passing fault."""
+
+    def open_patient(kind: type) -> Any:
+        client = session.open(kind)
+        client.retry_strategy = oci.retry.DEFAULT_RETRY_STRATEGY
+        return client
+
+    return replace(session, open=open_patient)
 
 
 @contextlib.contextmanager

@@ -240,7 +240,9 @@ def is_signed(request: bottle.BaseRequest, key: rsa.RSAPublicKey) -> bool:
     fields = dict(re.findall(r'(\w+)="([^"]*)"', request.get_header("Authorization", "")))
     if fields.get("keyId") != f"{TENANCY}/{USER}/{FINGERPRINT}":
         return False
-    target = request.path + (f"?{request.query_string}" if request.query_string else "")
+    # as it came, with its escapes, where the server tells
+    told = request.environ.get("REQUEST_URI")
+    target = told or request.path + (f"?{request.query_string}" if request.query_string else "")
     values = {"(request-target)": f"{request.method.lower()} {target}"}
     text = "\n".join(f"{name}: {values.get(name) or request.get_header(name)}" for name in fields["headers"].split())
     try:

@@ -104,6 +104,7 @@ class Tenancy:
         self.gates: list[Gate] = []
         self.looks = 1
         self.page_size = 50
+        self.watch: Callable[[], None] = lambda: None  # called after each call, before its answer leaves
         self.key = make_key()
         self.lock = threading.RLock()
         self._coming: dict[str, list[tuple[int, str]]] = {}  # OCID -> looks left, then state
@@ -220,6 +221,7 @@ class Tenancy:
         def locked(**names: str) -> str:
             with self.lock:
                 content = call(**names)
+                self.watch()
             if isinstance(content, bytes):
                 bottle.response.content_type = "application/octet-stream"
                 return content

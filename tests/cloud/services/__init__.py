@@ -9,6 +9,7 @@ from tests.cloud.services import (
     compute,
     compute_management,
     identity,
+    limits,
     load_balancer,
     logging,
     monitoring,
@@ -34,5 +35,6 @@ ALL = (
     bastion,
     object_storage,
     resource_manager,
+    limits,
     work_requests,
 )

@@ -6,9 +6,12 @@ from typing import Any
 
 import bottle
 
+from tests.cloud.services import work_requests
+from tests.cloud.services.load_balancer import backend_health
 from tests.cloud.tenancy import Json, Kind, Refused, Tenancy
 
 VERSION = "20160918"
+LOOKS_HELD = 10  # how long a pre-termination action holds a node
 
 
 def check_details(tenancy: Tenancy, configuration: Json) -> Json:
@@ -33,67 +36,94 @@ def fill_pool(tenancy: Tenancy, pool: Json) -> Json:
 
 
 def change_pool(tenancy: Tenancy, pool: Json, body: Json) -> None:
+    refuse_if_busy(tenancy, pool)
     pool.update(
         {name: value for name, value in body.items() if name in ("instanceConfigurationId", "placementConfigurations")}
     )
-    if body.get("size") is not None:
-        resize(tenancy, pool, body["size"])
-        tenancy.settle(pool, "SCALING", "RUNNING")
+    tenancy.find("instanceConfigurations", pool["instanceConfigurationId"])
+    if body.get("size") is not None and body["size"] != pool["size"]:
+        fault = resize(tenancy, pool, body["size"])
+        scale(tenancy, pool, fault)
+
+
+def refuse_if_busy(tenancy: Tenancy, pool: Json) -> None:
+    if pool["lifecycleState"] == "SCALING":
+        raise Refused(409, "Conflict", f"The instance pool {pool['id']} is SCALING")
+
+
+def scale(tenancy: Tenancy, pool: Json, fault: str) -> None:
+    tenancy.settle(pool, "SCALING", "RUNNING")
+    work_requests.start(tenancy, pool, "ScaleInstancePool", fault, "instancePool")
 
 
 def members(tenancy: Tenancy, pool: Json) -> list[Json]:
-    """Running instances of a pool, oldest first."""
-    return [instance for instance in tenancy.live("instances") if instance["instancePoolId"] == pool["id"]]
+    """Instances that count towards a pool's size, oldest first."""
+    found = [instance for instance in tenancy.live("instances") if instance["instancePoolId"] == pool["id"]]
+    return [instance for instance in found if instance["membership"] == "ACTIVE"]
 
 
-def resize(tenancy: Tenancy, pool: Json, size: int) -> None:
+def resize(tenancy: Tenancy, pool: Json, size: int) -> str:
+    """Launch what is missing and end what is too much, the oldest first: a size says nothing of which nodes are meant.
+
+    Returns why some could not be launched.
+    """
+    for _ in range(len(members(tenancy, pool)), size):
+        if not launch(tenancy, pool):
+            return "Out of host capacity."
+    for instance in members(tenancy, pool)[: max(0, len(members(tenancy, pool)) - size)]:
+        end(tenancy, pool, instance)
+    return ""
+
+
+def launch(tenancy: Tenancy, pool: Json) -> bool:
     from tests.cloud.services.compute import KINDS
 
     (kind,) = (kind for kind in KINDS if kind.name == "instances")
     configuration = tenancy.find("instanceConfigurations", pool["instanceConfigurationId"])
     details = configuration["instanceDetails"]["launchDetails"]
     places = pool["placementConfigurations"]
-    for number in range(len(members(tenancy, pool)), size):
-        place = places[number % len(places)]
-        domains = place.get("faultDomains") or ["FAULT-DOMAIN-1", "FAULT-DOMAIN-2", "FAULT-DOMAIN-3"]
-        instance = tenancy.put(
-            kind,
-            {
-                "displayName": f"{pool['displayName']}-{number + 1}",
-                "compartmentId": pool["compartmentId"],
-                "instancePoolId": pool["id"],
-                "instanceConfigurationId": configuration["id"],
-                "availabilityDomain": place["availabilityDomain"],
-                "faultDomain": domains[number // len(places) % len(domains)],
-                "shape": details["shape"],
-                "region": "eu-frankfurt-1",
-                "imageId": details["sourceDetails"]["imageId"],
-                "metadata": details.get("metadata") or {},
-                "subnetId": place.get("primarySubnetId") or place["primaryVnicSubnets"]["subnetId"],
-                "nsgIds": details["createVnicDetails"].get("nsgIds") or [],
-                "privateIp": f"10.0.1.{number + 2}",
-            },
+    number = tenancy.collection("launches").get(pool["id"], 0)
+    tenancy.collection("launches")[pool["id"]] = number + 1
+    place = places[number % len(places)]
+    room = tenancy.collection("capacity")
+    if place["availabilityDomain"] in room:
+        if not room[place["availabilityDomain"]]:
+            return False
+        room[place["availabilityDomain"]] -= 1
+    domains = place.get("faultDomains") or ["FAULT-DOMAIN-1", "FAULT-DOMAIN-2", "FAULT-DOMAIN-3"]
+    instance = tenancy.put(
+        kind,
+        {
+            "displayName": f"{pool['displayName']}-{number + 1}",
+            "compartmentId": pool["compartmentId"],
+            "instancePoolId": pool["id"],
+            "instanceConfigurationId": configuration["id"],
+            "availabilityDomain": place["availabilityDomain"],
+            "faultDomain": domains[number // len(places) % len(domains)],
+            "shape": details["shape"],
+            "shapeConfig": details.get("shapeConfig"),
+            "region": "eu-frankfurt-1",
+            "imageId": details["sourceDetails"]["imageId"],
+            "sourceDetails": details["sourceDetails"],
+            "metadata": details.get("metadata") or {},
+            "subnetId": place.get("primarySubnetId") or place["primaryVnicSubnets"]["subnetId"],
+            "nsgIds": (details.get("createVnicDetails") or {}).get("nsgIds") or [],
+            "privateIp": f"10.0.{1 + number // 250}.{number % 250 + 2}",
+            "membership": "ACTIVE",
+            "looksUntilReady": tenancy.looks,  # of the load balancer, once it runs
+        },
+    )
+    for one in pool.get("loadBalancers") or []:
+        balancer = tenancy.find("loadBalancers", one["loadBalancerId"])
+        backend = {"name": f"{instance['privateIp']}:{one['port']}", "ipAddress": instance["privateIp"]}
+        flags = dict.fromkeys(("backup", "drain", "offline"), False)
+        balancer["backendSets"][one["backendSetName"]]["backends"].append(
+            {**backend, "port": one["port"], "weight": 1, **flags}
         )
-        for one in pool.get("loadBalancers") or []:
-            balancer = tenancy.find("loadBalancers", one["loadBalancerId"])
-            name = f"{instance['privateIp']}:{one['port']}"
-            balancer["backendSets"][one["backendSetName"]]["backends"].append(
-                {
-                    "name": name,
-                    "ipAddress": instance["privateIp"],
-                    "port": one["port"],
-                    "weight": 1,
-                    "backup": False,
-                    "drain": False,
-                    "offline": False,
-                }
-            )
-    for instance in members(tenancy, pool)[size:]:
-        end(tenancy, pool, instance)
+    return True
 
 
-def end(tenancy: Tenancy, pool: Json, instance: Json) -> None:
-    tenancy.settle(instance, "TERMINATING", "TERMINATED")
+def deregister(tenancy: Tenancy, pool: Json, instance: Json) -> None:
     for one in pool.get("loadBalancers") or []:
         balancer = tenancy.collection("loadBalancers").get(one["loadBalancerId"])
         if balancer and one["backendSetName"] in balancer["backendSets"]:
@@ -101,11 +131,50 @@ def end(tenancy: Tenancy, pool: Json, instance: Json) -> None:
             backends[:] = [backend for backend in backends if backend["ipAddress"] != instance["privateIp"]]
 
 
+def end(tenancy: Tenancy, pool: Json, instance: Json) -> None:
+    instance["membership"] = "DETACHING"
+    tenancy.settle(instance, "TERMINATING", "TERMINATED")
+    deregister(tenancy, pool, instance)
+
+
 def end_pool(tenancy: Tenancy, pool: Json) -> None:
-    for instance in members(tenancy, pool):
-        end(tenancy, pool, instance)
+    for instance in tenancy.live("instances"):
+        if instance["instancePoolId"] == pool["id"]:
+            end(tenancy, pool, instance)
 
 
+def shown_member(tenancy: Tenancy, pool: Json, instance: Json) -> Json:
+    """An instance as its pool tells of it. One that is held ends when it was looked at often enough."""
+    if instance["membership"] == "TERMINATION_AWAIT":
+        instance["looksHeld"] -= 1
+        if not instance["looksHeld"]:
+            end(tenancy, pool, instance)
+    names = [f"{instance['privateIp']}:{one['port']}" for one in pool.get("loadBalancers") or []]
+    backends = [
+        {
+            "loadBalancerId": one["loadBalancerId"],
+            "backendSetName": one["backendSetName"],
+            "backendName": name,
+            "backendHealthStatus": backend_health(tenancy, name),
+        }
+        for name, one in zip(names, pool.get("loadBalancers") or [], strict=True)
+    ]
+    state = tenancy.look(instance)["lifecycleState"]
+    told = {"state": state.capitalize(), "lifecycleState": instance["membership"], "loadBalancerBackends": backends}
+    return {**{name: instance[name] for name in MEMBER}, "instancePoolId": pool["id"], **told}
+
+
+MEMBER = (
+    "id",
+    "availabilityDomain",
+    "faultDomain",
+    "compartmentId",
+    "displayName",
+    "instanceConfigurationId",
+    "region",
+    "shape",
+    "timeCreated",
+)
 KINDS = (
     Kind(
         "instanceConfigurations",
@@ -133,33 +202,44 @@ def add(tenancy: Tenancy) -> None:
     for kind in KINDS:
         tenancy.serve(kind)
 
+    def of_pool(ocid: str) -> list[Json]:
+        tenancy.find("instancePools", ocid)
+        found = [one for one in tenancy.collection("instances").values() if one["instancePoolId"] == ocid]
+        return [one for one in found if one["lifecycleState"] != "TERMINATED"]
+
     def list_instances(ocid: str) -> Any:
-        found = members(tenancy, tenancy.find("instancePools", ocid))
-        keep = (
-            "id",
-            "availabilityDomain",
-            "faultDomain",
-            "compartmentId",
-            "displayName",
-            "instanceConfigurationId",
-            "region",
-            "shape",
-            "timeCreated",
-        )
-        return tenancy.page(
-            [{**{name: one[name] for name in keep}, "state": tenancy.look(one)["lifecycleState"]} for one in found]
-        )
+        pool = tenancy.find("instancePools", ocid)
+        return tenancy.page([shown_member(tenancy, pool, one) for one in of_pool(ocid)])
 
-    def detach(ocid: str) -> Json:
+    def get_instance(ocid: str, instance: str) -> Json:
+        if instance not in [one["id"] for one in of_pool(ocid)]:
+            raise Refused(404, "NotAuthorizedOrNotFound", f"{instance} is not in {ocid}")
+        return shown_member(tenancy, tenancy.find("instancePools", ocid), tenancy.find("instances", instance))
+
+    def detach(ocid: str) -> None:
         pool, body = tenancy.find("instancePools", ocid), bottle.request.json
+        refuse_if_busy(tenancy, pool)
         instance = tenancy.find("instances", body["instanceId"])
-        end(tenancy, pool, instance)
-        if body.get("isDecrementSize"):
-            pool["size"] -= 1
+        if instance not in members(tenancy, pool):
+            raise Refused(404, "NotAuthorizedOrNotFound", f"{instance['id']} is not in {ocid}")
+        action = ((pool.get("lifecycleManagement") or {}).get("lifecycleActions") or {}).get("preTermination") or {}
+        if action.get("isEnabled"):
+            instance["membership"], instance["looksHeld"] = "TERMINATION_AWAIT", LOOKS_HELD
+            deregister(tenancy, pool, instance)
         else:
-            resize(tenancy, pool, pool["size"])
-        tenancy.settle(pool, "SCALING", "RUNNING")
-        return {}
+            end(tenancy, pool, instance)
+        if body.get("isDecrementSize", True):
+            pool["size"] -= 1
+        scale(tenancy, pool, resize(tenancy, pool, pool["size"]))
 
-    tenancy.route("GET", f"/{VERSION}/instancePools/<ocid>/instances", list_instances)
-    tenancy.route("POST", f"/{VERSION}/instancePools/<ocid>/actions/detachInstance", detach)
+    def proceed(ocid: str) -> None:
+        instance = tenancy.find("instances", bottle.request.json["instanceId"])
+        if instance["membership"] != "TERMINATION_AWAIT":
+            raise Refused(409, "IncorrectState", f"{instance['id']} does not wait for its end")
+        end(tenancy, tenancy.find("instancePools", ocid), instance)
+
+    path = f"/{VERSION}/instancePools/<ocid>"
+    tenancy.route("GET", f"{path}/instances", list_instances)
+    tenancy.route("GET", f"{path}/instances/<instance>", get_instance)
+    tenancy.route("POST", f"{path}/actions/detachInstance", detach)
+    tenancy.route("POST", f"{path}/actions/terminationProceed", proceed)

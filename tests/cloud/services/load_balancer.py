@@ -20,6 +20,26 @@ def fill_balancer(tenancy: Tenancy, balancer: Json) -> Json:
     }
 
 
+def backend_health(tenancy: Tenancy, name: str) -> str:
+    """CRITICAL for what a test put into "unhealthy" and for nodes of an image in "badImages", UNKNOWN until a node is
+    ready. A backend that belongs to no node is healthy.
+    """
+    node = next((one for one in tenancy.live("instances") if f"{one['privateIp']}:" in name), None)
+    if name in tenancy.collection("unhealthy") or (node and node["imageId"] in tenancy.collection("badImages")):
+        return "CRITICAL"
+    is_ready = node is None or (node["lifecycleState"] == "RUNNING" and node["looksUntilReady"] <= 0)
+    return "OK" if is_ready else "UNKNOWN"
+
+
+def check_nodes(tenancy: Tenancy, names: list[str]) -> dict[str, str]:
+    """The health of each; a node that runs comes nearer to its first answer by being looked at."""
+    told = {name: backend_health(tenancy, name) for name in names}
+    for node in tenancy.live("instances"):
+        if node["lifecycleState"] == "RUNNING":
+            node["looksUntilReady"] -= 1
+    return told
+
+
 def shown_certificate(details: Json) -> Json:
     return {name: value for name, value in details.items() if name != "privateKey"}
 
@@ -137,16 +157,23 @@ def _add_part(tenancy: Tenancy, base: str, part: str, keep, users, work) -> None
 
         def health(ocid: str, name: str) -> Json:
             known(ocid, name)
-            bad = tenancy.collection("unhealthy")
-            names = [backend["name"] for backend in known(ocid, name)["backends"]]
-            critical = [one for one in names if one in bad]
-            status = "OK" if not critical else "CRITICAL" if len(critical) == len(names) else "WARNING"
+            told = check_nodes(tenancy, [backend["name"] for backend in known(ocid, name)["backends"]])
+            by_state = {state: [one for one in told if told[one] == state] for state in ("CRITICAL", "UNKNOWN")}
+            n_bad = sum(map(len, by_state.values()))
             return {
-                "status": status,
-                "totalBackendCount": len(names),
-                "criticalStateBackendNames": critical,
+                "status": "OK" if not n_bad else "CRITICAL" if n_bad == len(told) else "WARNING",
+                "totalBackendCount": len(told),
+                "criticalStateBackendNames": by_state["CRITICAL"],
                 "warningStateBackendNames": [],
-                "unknownStateBackendNames": [],
+                "unknownStateBackendNames": by_state["UNKNOWN"],
             }
 
+        def change_backend(ocid: str, name: str, backend: str) -> None:
+            found = [one for one in known(ocid, name)["backends"] if one["name"] == backend]
+            if not found:
+                raise Refused(404, "NotAuthorizedOrNotFound", f"no backend {backend} in {name}")
+            found[0].update({key: value for key, value in bottle.request.json.items() if value is not None})
+            work(ocid, "UpdateBackend")
+
         tenancy.route("GET", f"{path}/<name>/health", health)
+        tenancy.route("PUT", f"{path}/<name>/backends/<backend>", change_backend)
