@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from playwright.sync_api import Browser, Page, expect
 
+from tests.fakes import Gate
 from tests.page.door import STATIC, ask, last_answer, run_module, wait_answered
 from tests.runtime.door import Nginx
 from tests.service.door import Running
@@ -169,6 +170,68 @@ def test_growing_text_shows_what_the_whole_shows(text_page: Page, text: str):
         text,
     )
     assert grown == whole and found == []
+
+
+@pytest.mark.parametrize("text", [">" * 5000 + " x", "- " * 2000 + "x", "*" * 3000 + "a" + "*" * 3000])
+def test_nesting_deeper_than_the_parser_is_shown_as_text(text_page: Page, text: str):
+    """marked calls itself for every level; what it throws must not end the page that shows the chat."""
+    said = run_module(
+        text_page,
+        "markdown.js",
+        """const box = document.createElement('div');
+           const growing = new room.Growing(box);
+           growing.update('First.\\n\\n' + given.slice(0, given.length / 2));
+           growing.update('First.\\n\\n' + given);
+           const grown = box.textContent;
+           growing.finish('First.\\n\\n' + given);
+           return [grown, box.textContent];""",
+        text,
+    )
+    assert all(text[:100] in each and each.startswith("First.") for each in said)
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("[your bank](https://192.0.2.1:8/login)", "192.0.2.1:8"),
+        ("[bank.example](https://thief.example/)", "thief.example"),
+        ("[write](mailto:a@thief.example)", "a@thief.example"),
+        ("![cat](https://thief.example/cat.png)", "thief.example"),
+        ("https://example.org/a", None),
+        ("[example.org](https://example.org/a)", None),
+    ],
+)
+def test_link_says_where_it_leads(text_page: Page, text: str, place: str | None):
+    script = "return room.render(given).querySelector('a').dataset.place ?? null;"
+    assert run_module(text_page, "markdown.js", script, text) == place
+
+
+def test_thought_is_folded_and_not_copied_said_or_sent_again(held_page: Page, gate: Gate, held: Node):
+    """As Qwen3 writes it."""
+    prompts: list[str] = []
+
+    def answer(prompt: str) -> str:
+        prompts.append(prompt)
+        return "<think>\nHm. Let me see.\n</think>\n\nIt is *clay*."
+
+    held[1].model.answer = answer
+    thought = held_page.locator(".theirs .thought")
+    gate.open(16)
+    ask(held_page, "What is it?")
+    expect(thought).to_contain_text("What the model thought firstHm. Let")
+    expect(last_answer(held_page)).to_be_hidden()
+    gate.open_for_ever()
+    wait_answered(held_page)
+    expect(last_answer(held_page)).to_have_text("It is clay.")
+    expect(thought.locator("p")).to_be_hidden()
+    expect(held_page.locator("#announce p")).to_have_text(["It is clay."])
+    ask(held_page, "And now?")
+    wait_answered(held_page, 2)
+    assert prompts[-1] == "[user]What is it?\n[assistant]It is *clay*.\n[user]And now?\n"
+    held_page.reload()
+    expect(last_answer(held_page)).to_have_text("It is clay.")
+    thought.last.locator("summary").click()
+    expect(thought.last.locator("p")).to_have_text("Hm. Let me see.")
 
 
 def test_complete_blocks_are_made_once(text_page: Page):
