@@ -153,8 +153,8 @@ def test_without_javascript_nothing_is_offered_that_needs_it(visit: Callable[...
 def test_long_words_addresses_and_tables_fit_a_telephone(visit: Callable[..., Page], node: Node):
     wide = "a" * 120
     node[1].model.answer = lambda prompt: (
-        f"{wide}\n\n`{wide}`\n\n# {wide}\n\n- https://example.org/{wide}\n\n> {wide}\n\n|{wide}|b|\n|-|-|\n|{wide}|d|\n\n"
-        f"```{wide}\n{wide}\n```\n\n1. **{wide}**"
+        f"{wide}\n\n`{wide}`\n\n# {wide}\n\n- https://example.org/{wide}\n\n> {wide}\n\n"
+        f"|{wide}|b|\n|-|-|\n|{wide}|d|\n\n```{wide}\n{wide}\n```\n\n1. **{wide}**"
     )
     page = visit(node[0].url, **PHONE)
     page.locator("#question").fill(wide)
