@@ -166,6 +166,8 @@ def test_long_words_addresses_and_tables_fit_a_telephone(visit: Callable[..., Pa
         ".filter((e) => e.getBoundingClientRect().right > 361).map((e) => e.outerHTML.slice(0, 80))"
     )
     assert over == []
+    copy = page.locator(".code-head button").bounding_box()
+    assert copy and copy["width"] > 40 > copy["height"]  # one line
     shoot(page, "wide-telephone")
 
 
