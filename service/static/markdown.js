@@ -18,6 +18,7 @@ const PURIFY = {
   ALLOWED_URI_REGEXP: /^(?:https?|mailto):/i,
   RETURN_DOM_FRAGMENT: true,
 };
+const LONG_LIST = 1000; // characters
 const BLOCKS = "p, li, ul, ol, blockquote, h3, h4, h5, h6, td, th, table";
 
 const escape = (text) => text.replace(/[&<>"']/g, (mark) => `&#${mark.charCodeAt(0)};`);
@@ -87,6 +88,15 @@ function readTable(table) {
   return [...table.rows].map((row) => [...row.cells].map((cell) => cell.textContent).join("\t")).join("\n");
 }
 
+/** Tokens whose last one, if it is a long list, is cut into two: only the last item of it can still grow. */
+function splitList(tokens) {
+  const list = tokens.at(-1);
+  if (list?.type !== "list" || list.items.length < 2 || list.raw.length < LONG_LIST) return tokens;
+  const cut = (items, start) => ({ ...list, items, start, raw: items.map((item) => item.raw).join("") });
+  const [done, growing] = [list.items.slice(0, -1), list.items.slice(-1)];
+  return [...tokens.slice(0, -1), cut(done, list.start), cut(growing, list.ordered ? list.start + done.length : "")];
+}
+
 /** A text that grows: what is complete is made once, and only the last block is made anew each time. */
 export class Growing {
   #element;
@@ -103,7 +113,7 @@ export class Growing {
     let n = 0;
     const done = document.createDocumentFragment();
     const rest = tryNodes(left, () => {
-      const tokens = marked.lexer(left);
+      const tokens = splitList(marked.lexer(left));
       let last = tokens.length - 1;
       while (last > 0 && tokens[last].type === "space") last -= 1; // a list goes on after an empty line
       const [complete, growing] = [tokens.slice(0, Math.max(last, 0)), tokens.slice(Math.max(last, 0))].map(toNodes);

@@ -248,6 +248,33 @@ def test_complete_blocks_are_made_once(text_page: Page):
     assert same
 
 
+@pytest.mark.parametrize("mark", ["-", "{n}."])
+def test_items_of_a_long_list_are_made_once(text_page: Page, mark: str):
+    """A list is one block for Markdown, and may be the whole answer."""
+    text = "\n".join(f"{mark.format(n=n)} item {n} **b**\n    - inner" for n in range(1, 200))
+    made, shown, same = run_module(
+        text_page,
+        "markdown.js",
+        """const [box, whole] = [document.createElement('div'), document.createElement('div')];
+           const growing = new room.Growing(box);
+           let made = 0;
+           for (let n = 1; n < given.length; n += 50) {
+             const before = new Set(box.querySelectorAll('li'));
+             growing.update(given.slice(0, n));
+             for (const item of box.querySelectorAll('li')) made += !before.has(item);
+           }
+           growing.update(given);
+           const shown = [...box.children].flatMap((list) =>
+             [...list.children].map((item, i) => `${list.start ? list.start + i : '-'} ${item.firstChild.textContent}`));
+           growing.finish(given);
+           whole.append(room.render(given));
+           return [made, shown, box.innerHTML === whole.innerHTML];""",
+        text,
+    )
+    assert same and made < 6000  # more than 20,000 if all are made each time
+    assert shown == [f"{'-' if mark == '-' else n} item {n} " for n in range(1, 200)]
+
+
 def test_five_thousand_tokens_stay_smooth_and_bounded(page: Page, node: Node):
     """Memory, nodes, and no frame that takes long: the page draws what grows and not what has grown."""
     blocks = [f"Paragraph {i} of **many**, with `code` and a [link](https://example.org/{i})." for i in range(70)]
