@@ -265,7 +265,7 @@ def test_items_of_a_long_list_are_made_once(text_page: Page, mark: str):
            }
            growing.update(given);
            const shown = [...box.children].flatMap((list) =>
-             [...list.children].map((item, i) => `${list.start ? list.start + i : '-'} ${item.firstChild.textContent}`));
+             [...list.children].map((item, i) => `${list.start + i || '-'} ${item.firstChild.textContent}`));
            growing.finish(given);
            whole.append(room.render(given));
            return [made, shown, box.innerHTML === whole.innerHTML];""",
