@@ -1,15 +1,18 @@
 // Tells a screen reader what streams, sentence by sentence: half words and single tokens are noise.
-import { byId, make } from "./dom.js";
 import { language } from "./strings.js";
 
 const MAX_LINES = 20; // what was read out is of no more use
-const MARKS = /[*_`#>|~]+/g;
+const MARKS = [
+  [/[*`~]+|(?<!\w)_+|_+(?!\w)/g, ""],
+  [/^\s*(?:>\s*)+|^\s*#+\s|\|/gm, " "],
+]; // of Markdown
 
 export function announce(text) {
-  const line = text.replace(MARKS, " ").replace(/\s+/g, " ").trim();
-  if (!line) return;
-  const region = byId("announce");
-  region.append(make("p", {}, line));
+  const line = MARKS.reduce((rest, [mark, by]) => rest.replace(mark, by), text).replace(/\s+/g, " ").trim();
+  if (!/[\p{L}\p{N}]/u.test(line)) return; // nothing to say
+  const region = document.getElementById("announce");
+  if (!region) return;
+  region.append(Object.assign(document.createElement("p"), { textContent: line }));
   while (region.children.length > MAX_LINES) region.firstChild.remove();
 }
 

@@ -1,14 +1,14 @@
 // The list of chats: at the side where there is room, in a drawer where there is none. Open, rename, delete.
 import { byId, make, makeButton, openDialog } from "./dom.js";
-import { deleteChat, isUnkept, listChats, loadChat, saveChat, watchChats } from "./store.js";
+import { deleteChat, listChats, renameChat, watchChats } from "./store.js";
 import { say } from "./strings.js";
 
 const wide = matchMedia("(min-width: 60rem)");
 const drawer = byId("drawer");
 let chosen = null; // the id of the open chat
-let actions = { open() {}, close() {} };
+let actions = { open() {}, close() {}, meet() {} };
 
-/** open(id): show that chat. close(): the open chat was deleted. */
+/** open(id): show that chat. close(): the open chat was deleted. meet(): another tab changed chats. */
 export function startChats(given) {
   actions = given;
   drawChats();
@@ -20,7 +20,7 @@ export function drawChats(id = chosen) {
   byId("chat-list").replaceChildren(...chats.map(drawChat));
   byId("no-chats").hidden = chats.length > 0;
   byId("delete-all").hidden = !chats.length;
-  byId("unkept").hidden = !isUnkept();
+  document.title = [chats.find((chat) => chat.id === chosen)?.title, "Llamakiln"].filter(Boolean).join(" · ");
 }
 
 function drawChat(chat) {
@@ -48,10 +48,10 @@ const labelled = (word, chat) => {
 function drawRename(item, { id, title }) {
   const input = make("input", { value: title, maxLength: 200, dir: "auto", "aria-label": say("rename", { title }) });
   const end = (isKept) => {
-    const chat = loadChat(id);
-    if (isKept && chat && input.value.trim()) saveChat(chat, input.value.trim());
+    const at = [...byId("chat-list").children].indexOf(item);
+    if (isKept) renameChat(id, input.value.trim());
     drawChats();
-    byId("chat-list").querySelector(`[aria-current]`)?.focus();
+    byId("chat-list").children[at]?.querySelector("button").focus();
   };
   input.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && !event.isComposing) end(true);
@@ -80,4 +80,7 @@ wide.addEventListener("change", place);
 place();
 
 byId("menu").addEventListener("click", () => openDialog(drawer));
-watchChats(() => drawChats());
+watchChats(() => {
+  actions.meet();
+  drawChats();
+});

@@ -1,4 +1,5 @@
 // Small helpers for the document. Text goes in as text, never as markup.
+import { announce } from "./announce.js";
 import { say } from "./strings.js";
 
 export const byId = (id) => document.getElementById(id);
@@ -25,6 +26,7 @@ export function makeButton(text, act, properties = {}) {
 export function makeCopyButton(read, label = say("copy")) {
   const button = makeButton(label, async () => {
     button.textContent = (await copyText(read())) ? say("copied") : say("not_copied");
+    announce(button.textContent);
     setTimeout(() => (button.textContent = label), 2000);
   });
   return button;

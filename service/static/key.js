@@ -3,11 +3,6 @@ import { make, makeButton, openDialog } from "./dom.js";
 import { isKeyKept, loadKey, saveKey } from "./store.js";
 import { say } from "./strings.js";
 
-export function keyHeaders() {
-  const key = loadKey();
-  return key ? { Authorization: `Bearer ${key}` } : {};
-}
-
 /** Ask for a key. Returns whether there is a new one. */
 export function askForKey(why = say("key_why")) {
   const value = make("input", { id: "key-value", type: "password", autocomplete: "off", spellcheck: false, required: true });

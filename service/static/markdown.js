@@ -18,6 +18,7 @@ const PURIFY = {
   ALLOWED_URI_REGEXP: /^(?:https?|mailto):/i,
   RETURN_DOM_FRAGMENT: true,
 };
+const LONG_LIST = 1000; // characters
 const BLOCKS = "p, li, ul, ol, blockquote, h3, h4, h5, h6, td, th, table";
 
 const escape = (text) => text.replace(/[&<>"']/g, (mark) => `&#${mark.charCodeAt(0)};`);
@@ -38,7 +39,18 @@ const marked = new Marked({
 
 /** A whole text. Returns a DocumentFragment. */
 export function render(text) {
-  return toNodes(marked.lexer(text));
+  return tryNodes(text, () => toNodes(marked.lexer(text)));
+}
+
+/** Text nested deeper than the parser's stack reaches (a thousand ">" in a row) is shown as it is. */
+function tryNodes(text, makeNodes) {
+  try {
+    return makeNodes();
+  } catch {
+    const fragment = document.createDocumentFragment();
+    fragment.append(make("p", { className: "plain", dir: "auto" }, text));
+    return fragment;
+  }
 }
 
 function toNodes(tokens) {
@@ -46,6 +58,8 @@ function toNodes(tokens) {
   for (const block of fragment.querySelectorAll(BLOCKS)) block.dir = "auto";
   for (const link of fragment.querySelectorAll("a[href]")) {
     Object.assign(link, { target: "_blank", rel: "noopener noreferrer nofollow", title: link.href });
+    const place = link.host || link.pathname; // of a mail the address
+    if (!link.textContent.includes(place)) link.dataset.place = place; // shown beside: a text may promise another one
   }
   for (const pre of fragment.querySelectorAll("pre")) wrapCode(pre);
   for (const table of fragment.querySelectorAll("table")) wrapTable(table);
@@ -74,6 +88,15 @@ function readTable(table) {
   return [...table.rows].map((row) => [...row.cells].map((cell) => cell.textContent).join("\t")).join("\n");
 }
 
+/** Tokens whose last one, if it is a long list, is cut into two: only the last item of it can still grow. */
+function splitList(tokens) {
+  const list = tokens.at(-1);
+  if (list?.type !== "list" || list.items.length < 2 || list.raw.length < LONG_LIST) return tokens;
+  const cut = (items, start) => ({ ...list, items, start, raw: items.map((item) => item.raw).join("") });
+  const [done, growing] = [list.items.slice(0, -1), list.items.slice(-1)];
+  return [...tokens.slice(0, -1), cut(done, list.start), cut(growing, list.ordered ? list.start + done.length : "")];
+}
+
 /** A text that grows: what is complete is made once, and only the last block is made anew each time. */
 export class Growing {
   #element;
@@ -86,18 +109,22 @@ export class Growing {
 
   /** text: all of it so far. */
   update(text) {
-    const tokens = marked.lexer(text.slice(this.#n));
-    let last = tokens.length - 1;
-    while (last > 0 && tokens[last].type === "space") last -= 1; // a list goes on after an empty line
-    const complete = tokens.slice(0, Math.max(last, 0));
+    const left = text.slice(this.#n);
+    let n = 0;
+    const done = document.createDocumentFragment();
+    const rest = tryNodes(left, () => {
+      const tokens = splitList(marked.lexer(left));
+      let last = tokens.length - 1;
+      while (last > 0 && tokens[last].type === "space") last -= 1; // a list goes on after an empty line
+      const [complete, growing] = [tokens.slice(0, Math.max(last, 0)), tokens.slice(Math.max(last, 0))].map(toNodes);
+      done.append(complete);
+      n = tokens.slice(0, Math.max(last, 0)).reduce((sum, token) => sum + token.raw.length, 0);
+      return growing;
+    });
     for (const node of this.#tail) node.remove();
-    if (complete.length) {
-      this.#element.append(toNodes(complete));
-      this.#n += complete.reduce((sum, token) => sum + token.raw.length, 0);
-    }
-    const rest = toNodes(tokens.slice(Math.max(last, 0)));
+    this.#n += n;
     this.#tail = [...rest.childNodes];
-    this.#element.append(rest);
+    this.#element.append(done, rest);
   }
 
   /** All of it once more: only a whole text knows links that are defined at its end. */

@@ -41,7 +41,8 @@ export class Plot {
       return `${value === undefined ? "–" : formatNumber(value)}${unit && ` ${unit}`}${this.#lines[i][0] && ` ${this.#lines[i][0]}`}`;
     });
     this.#now.replaceChildren(...now.map((text, i) => make("span", { className: `key-${i}` }, text)));
-    this.#peak.textContent = say("plot_peak", { n: Math.max(0, ...values), unit });
+    const since = say("plot_since", { n: Math.round(spanS / 60) });
+    this.#peak.textContent = `${since}, ${say("plot_peak", { n: Math.max(0, ...values), unit }).trim()}`;
     this.#svg.setAttribute("aria-label", `${this.#title}: ${now.join(", ")}; ${this.#peak.textContent}`);
   }
 }

@@ -22,15 +22,19 @@ let defaults = {};
 
 export const systemPrompt = () => settings.system.trim();
 
-/** What a request says of sampling. */
+/** What a request says of sampling. What was stored by another version may be out of today's limits. */
 export function samplingParameters() {
-  const names = FIELDS.map(([name]) => name);
-  return Object.fromEntries(Object.entries(settings.sampling).filter(([name]) => names.includes(name)));
+  const isAllowed = ([name, min, max = Infinity, step]) => {
+    const value = settings.sampling[name];
+    return value >= min && value <= max && (step !== 1 || Number.isInteger(value));
+  };
+  return Object.fromEntries(FIELDS.filter(isAllowed).map(([name]) => [name, settings.sampling[name]]));
 }
 
 /** The node's own values, which empty fields show. */
 export function showDefaults(values) {
   defaults = values ?? {};
+  for (const [name] of FIELDS) byId(`set-${name}`)?.setAttribute("placeholder", defaults[name] ?? say("set_auto"));
 }
 
 function drawFields() {

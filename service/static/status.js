@@ -49,7 +49,19 @@ function show(status) {
     plot.update(names.map(pick), ages, spanS);
   }
   const facts = describe(status).filter(([, value]) => value !== null && value !== undefined && value !== "");
-  byId("facts").replaceChildren(...facts.map(([word, value]) => make("div", {}, make("dt", {}, say(word)), make("dd", {}, value))));
+  showFacts(facts);
+}
+
+/** What did not change is left alone: someone may be reading or copying it. */
+function showFacts(facts) {
+  const list = byId("facts");
+  if (list.children.length !== facts.length) {
+    list.replaceChildren(...facts.map(([word]) => make("div", {}, make("dt", {}, say(word)), make("dd"))));
+  }
+  facts.forEach(([, value], i) => {
+    const shown = list.children[i].lastChild;
+    if (shown.textContent !== value) shown.textContent = value;
+  });
 }
 
 function describe({ model, image, uptime_s, library_set, llama_cpp_python, metrics }) {
@@ -60,7 +72,7 @@ function describe({ model, image, uptime_s, library_set, llama_cpp_python, metri
     ["fact_license", image?.model?.license],
     ["fact_context", model.context && say("n_tokens", { n: model.context })],
     ["fact_image", image ? [image.version, commit].filter(Boolean).join(", ") : say("fact_none")],
-    ["fact_created", image?.created && new Date(image.created).toLocaleString(language)],
+    ["fact_created", image?.created && new Date(image.created).toLocaleString(language, { dateStyle: "medium", timeStyle: "short" })],
     ["fact_base", image?.base && [image.base.name, image.base.release].filter(Boolean).join(" ")],
     ["fact_library_set", library_set],
     ["fact_binding", llama_cpp_python],

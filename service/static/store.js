@@ -1,4 +1,5 @@
-// What this browser keeps: chats, settings, theme, key. Nothing else on the page touches a storage.
+// What this browser keeps: chats, settings, theme, key. Nothing else on the page touches a storage, but first.js, which
+// must look at the theme before modules run.
 //
 // What is read back may be anything (another version's, or written by hand): it is checked as if a stranger sent it.
 
@@ -7,7 +8,7 @@ const CHAT = PREFIX + "chat.";
 const MAX_TITLE = 60;
 
 let isFull = false;
-/** Whether something could not be kept. */
+/** Whether a chat could not be kept. */
 export const isUnkept = () => isFull;
 
 function read(storage, name) {
@@ -18,21 +19,22 @@ function read(storage, name) {
   }
 }
 
+/** value: null removes it. Returns whether that worked. */
 function write(storage, name, value) {
   try {
     if (value === null) window[storage].removeItem(name);
     else window[storage].setItem(name, JSON.stringify(value));
-    isFull = false;
+    return true;
   } catch {
-    isFull = true;
+    return false;
   }
 }
 
-// ---- chats: {id, title, at, messages: [{role, content, note}]}
+// ---- chats: {id, title, at, messages: [{role, content, note}]}. at: when it was kept last, 0 if never
 
-export function newChat() {
-  return { id: crypto.getRandomValues(new Uint32Array(2)).join("-"), at: Date.now(), messages: [] };
-}
+const makeId = () => crypto.getRandomValues(new Uint32Array(2)).join("-");
+
+export const newChat = () => ({ id: makeId(), at: 0, messages: [] });
 
 /** All chats, the last used first. */
 export function listChats() {
@@ -50,10 +52,20 @@ export function loadChat(id) {
   return checkChat(read("localStorage", CHAT + id), id);
 }
 
-/** Keep a chat; its title stays as it was renamed, here or in another tab. */
-export function saveChat({ id, at, messages }, title = loadChat(id)?.title) {
-  if (!messages.length) return;
-  write("localStorage", CHAT + id, { title: title || makeTitle(messages[0].content), at, messages });
+/** Keep a chat; its title stays as it was renamed. Where another tab went on with it meanwhile, this becomes one more. */
+export function saveChat(chat) {
+  if (!chat.messages.length) return;
+  const kept = loadChat(chat.id);
+  if (kept && kept.at !== chat.at) chat.id = makeId();
+  const at = Math.max(Date.now(), chat.at + 1);
+  const title = kept?.title || makeTitle(chat.messages[0].content);
+  isFull = !write("localStorage", CHAT + chat.id, { title, at, messages: chat.messages });
+  if (!isFull) chat.at = at;
+}
+
+export function renameChat(id, title) {
+  const chat = loadChat(id);
+  if (chat && title) write("localStorage", CHAT + id, { ...chat, title });
 }
 
 export function deleteChat(id) {

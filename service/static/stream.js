@@ -32,7 +32,9 @@ export async function* readEvents(stream) {
   const reader = stream.getReader();
   try {
     for (;;) {
-      const { value, done } = await reader.read();
+      const { value, done } = await reader.read().catch((error) => {
+        throw error.name === "AbortError" ? error : new Broken(error.message);
+      });
       for (const data of parser.push(decoder.decode(value, { stream: !done }))) {
         if (data === "[DONE]") return;
         yield parse(data);

@@ -1,10 +1,8 @@
-// Light and dark: the system's choice until the button chose.
+// The button for light and dark: the system's choice holds until it was pressed. first.js shows the choice at the next visit.
 import { byId } from "./dom.js";
-import { loadTheme, saveTheme } from "./store.js";
+import { saveTheme } from "./store.js";
 
 const root = document.documentElement;
-const kept = loadTheme();
-if (kept === "light" || kept === "dark") root.dataset.theme = kept;
 
 byId("theme").addEventListener("click", () => {
   const isDark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;

@@ -2,6 +2,7 @@
 import { make, makeButton, makeCopyButton } from "./dom.js";
 import { Growing, render } from "./markdown.js";
 import { say } from "./strings.js";
+import { splitThought } from "./thought.js";
 import { makeTrouble } from "./trouble.js";
 
 const IDLE_SHARE = 3; // after drawing for n ms, leave the browser alone for three times as long
@@ -28,6 +29,7 @@ export class Question {
 /** drawn(): the document grew. */
 export class Answer {
   element = make("article", { className: "turn theirs" });
+  #thought = make("details", { className: "thought" });
   #text = make("div", { className: "text" });
   #waiting = make("div", { className: "waiting" });
   #notes = make("div", { className: "notes" });
@@ -40,14 +42,9 @@ export class Answer {
   constructor(drawn = () => {}) {
     this.#drawn = drawn;
     this.element.setAttribute("aria-label", say("model"));
-    this.element.append(makeHeading("model"), this.#waiting, this.#text, this.#notes);
-    this.clear();
-  }
-
-  clear() {
-    this.#waiting.hidden = this.#notes.hidden = true;
-    this.#text.hidden = true;
-    this.element.querySelector(".trouble")?.remove();
+    this.element.append(makeHeading("model"), this.#waiting, this.#thought, this.#text, this.#notes);
+    this.#waiting.hidden = this.#thought.hidden = this.#text.hidden = this.#notes.hidden = true;
+    this.#thought.append(make("summary", {}, say("thought")), make("p", { className: "plain", dir: "auto" }));
   }
 
   set isBusy(value) {
@@ -67,7 +64,6 @@ export class Answer {
   grow(said, notes) {
     this.#said = said;
     this.#waiting.hidden = true;
-    this.#text.hidden = false;
     if (this.#frame) return;
     const draw = (now) => {
       if (now < this.#restUntil) {
@@ -76,13 +72,27 @@ export class Answer {
       }
       this.#frame = 0;
       const started = performance.now();
-      this.#growing.update(this.#said);
+      const answer = this.#showThought(this.#said);
+      if (answer) this.#growing.update(answer);
       this.note(notes());
       this.#drawn();
       const ended = performance.now();
       this.#restUntil = ended + IDLE_SHARE * (ended - started);
     };
     this.#frame = requestAnimationFrame(draw);
+  }
+
+  get hasText() {
+    return !this.#text.hidden || !this.#thought.hidden;
+  }
+
+  /** Show what was thought, folded. Returns what was answered. */
+  #showThought(said) {
+    const { thought, answer } = splitThought(said);
+    this.#thought.hidden = !thought;
+    this.#text.hidden = !answer;
+    if (this.#thought.lastChild.textContent !== thought) this.#thought.lastChild.textContent = thought;
+    return answer;
   }
 
   note(text) {
@@ -96,11 +106,11 @@ export class Answer {
     this.#frame = 0;
     this.isBusy = false;
     this.#waiting.hidden = true;
-    this.#text.hidden = !said;
-    if (this.#said) this.#growing.finish(said);
-    else this.#text.replaceChildren(render(said));
+    const answer = this.#showThought(said);
+    if (this.#said) this.#growing.finish(answer);
+    else this.#text.replaceChildren(render(answer));
     this.note(note);
-    if (said) this.#notes.append(makeCopyButton(() => said));
+    if (answer) this.#notes.append(makeCopyButton(() => answer));
     this.allowRetry(retry);
     this.#drawn();
   }

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from service.keys import Keys
 from tests.fakes import FakeModel, Gate
 from tests.page.door import ANSWER, ask, last_answer, shoot, wait_answered
 from tests.runtime.door import Nginx, free_port, run_nginx
@@ -19,7 +18,6 @@ from tests.service.door import Running, run_service, wait_until
 from tests.service.test_main import Process
 
 Node = tuple[Nginx, Running]
-KEY = "sk-0123456789abcdef"
 
 
 def record_prompts(node: Node, answer: str = "Yes.") -> list[str]:
@@ -49,7 +47,7 @@ def test_answer_streams_and_tells_its_size(held_page: Page, gate: Gate):
     gate.open_for_ever()
     wait_answered(held_page)
     expect(last_answer(held_page)).to_have_text(ANSWER)
-    size = re.compile(rf"{len(ANSWER)} tokens · first after .* s · .*tokens/s")
+    size = re.compile(rf"{len(ANSWER)} tokens · first token after .* s · .*tokens/s")
     expect(held_page.locator(".notes")).to_have_text(size)
     expect(held_page.locator("#send")).to_be_visible()
 
@@ -67,6 +65,32 @@ def test_stop_keeps_the_text_and_frees_the_engine(held_page: Page, gate: Gate, h
     gate.open_for_ever()
     assert held[1].engine.wait_idle(30)
     expect(last_answer(held_page)).to_have_text("Llamakiln")
+
+
+@pytest.mark.parametrize("state", ["queued", "reading"])
+def test_stop_before_the_first_word_frees_the_engine(
+    visit: Callable[..., Page], tmp_path: Path, gate: Gate, state: str
+):
+    model = FakeModel(lambda prompt: ANSWER, gate=gate, n_context=2048)
+    with (
+        run_service(model, on_socket=True, max_queue=2) as service,
+        run_nginx(tmp_path, service.server.port) as nginx,
+    ):
+        page = visit(nginx.url)
+        if state == "queued":
+            other = visit(nginx.url)
+            ask(other, "I was first")
+            wait_until(lambda: service.engine.n_running == 1)
+        ask(page, "And I?")
+        wait_until(lambda: service.engine.n_waiting if state == "queued" else service.engine.n_running)
+        page.locator("#stop").click()
+        expect(page.locator(".theirs .notes")).to_contain_text("stopped")
+        expect(page.locator("#send")).to_be_visible()
+        expect(page.locator("#question")).to_be_focused()
+        gate.open_for_ever()
+        assert service.engine.wait_idle(30)
+        page.get_by_role("button", name="Try again").click()
+        expect(last_answer(page)).to_have_text(ANSWER)
 
 
 def test_second_question_carries_the_conversation(page: Page, node: Node):
@@ -222,15 +246,17 @@ def test_waiting_for_a_busy_node_can_be_hurried_and_stopped(page: Page, node: No
     expect(last_answer(page)).to_have_text(ANSWER)
 
 
-def test_offline_is_told_and_can_be_tried_again(page: Page):
+def test_offline_is_told_and_tried_again_by_itself(page: Page):
     expect(page.locator("#model")).to_be_visible()
     page.context.set_offline(True)
     ask(page, "Anybody there?")
     expect(page.locator(".trouble")).to_contain_text("No connection to the node")
     expect(page.locator("#health")).to_have_attribute("data-state", "offline")
+    expect(page.locator(".count")).to_have_text(re.compile(r"Trying again in \d+ s"))
+    shoot(page, "offline")
     page.context.set_offline(False)
-    page.locator(".trouble button").click()
-    expect(last_answer(page)).to_have_text(ANSWER)
+    expect(last_answer(page)).to_have_text(ANSWER)  # by itself
+    expect(page.locator("#announce")).not_to_contain_text("No connection")  # the box is an alert: once is enough
 
 
 def test_service_killed_in_the_middle_is_told_and_the_text_is_kept(visit: Callable[..., Page], tmp_path: Path):
@@ -291,39 +317,6 @@ def test_too_long_conversation_offers_a_new_one(page: Page):
     expect(page.locator(".trouble")).to_contain_text("longer than the model can hold")
     page.locator(".trouble button").click()
     expect(page.locator("#welcome")).to_be_visible()
-
-
-def test_key_is_asked_for_and_kept_for_the_session_only(visit: Callable[..., Page], tmp_path: Path):
-    with (
-        run_service(FakeModel(lambda prompt: ANSWER), on_socket=True, keys=Keys([KEY])) as service,
-        run_nginx(tmp_path, service.server.port) as nginx,
-    ):
-        page = visit(nginx.url)
-        expect(page.locator("#welcome-trouble")).to_contain_text("one of its API keys")
-        ask(page, "May I?")
-        page.locator("#key-value").fill("wrong-wrong-wrong-wrong")
-        page.keyboard.press("Enter")
-        expect(page.locator("#key-why")).to_have_text("The node does not know this API key.")
-        page.locator("#key-value").fill(KEY)
-        page.keyboard.press("Enter")
-        expect(last_answer(page)).to_have_text(ANSWER)
-        expect(page.locator("#model")).to_have_text("fake")
-        stored = "[JSON.stringify(localStorage), JSON.stringify(sessionStorage)]"
-        kept, session = page.evaluate(stored)
-        assert KEY not in kept and KEY in session
-        page.locator("#open-sample").click()
-        assert KEY not in page.locator("#sample").inner_text()
-        assert "$LLM_API_KEY" in page.locator("#sample").inner_text()
-        page.keyboard.press("Escape")
-        page.locator("#open-settings").click()
-        page.locator("#open-key").click()
-        page.locator("#key-value").fill(KEY)
-        page.locator("#key-keep").check()
-        page.keyboard.press("Enter")
-        assert KEY in page.evaluate(stored)[0]
-        page.locator("#open-key").click()
-        page.get_by_role("button", name="Forget it").click()
-        assert all(KEY not in each for each in page.evaluate(stored))
 
 
 def test_shift_enter_makes_a_new_line(page: Page):

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from playwright.sync_api import Browser, Page, expect
 
+from tests.fakes import Gate
 from tests.page.door import STATIC, ask, last_answer, run_module, wait_answered
 from tests.runtime.door import Nginx
 from tests.service.door import Running
@@ -171,6 +172,68 @@ def test_growing_text_shows_what_the_whole_shows(text_page: Page, text: str):
     assert grown == whole and found == []
 
 
+@pytest.mark.parametrize("text", [">" * 5000 + " x", "- " * 2000 + "x", "*" * 3000 + "a" + "*" * 3000])
+def test_nesting_deeper_than_the_parser_is_shown_as_text(text_page: Page, text: str):
+    """marked calls itself for every level; what it throws must not end the page that shows the chat."""
+    said = run_module(
+        text_page,
+        "markdown.js",
+        """const box = document.createElement('div');
+           const growing = new room.Growing(box);
+           growing.update('First.\\n\\n' + given.slice(0, given.length / 2));
+           growing.update('First.\\n\\n' + given);
+           const grown = box.textContent;
+           growing.finish('First.\\n\\n' + given);
+           return [grown, box.textContent];""",
+        text,
+    )
+    assert all(text[:100] in each and each.startswith("First.") for each in said)
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("[your bank](https://192.0.2.1:8/login)", "192.0.2.1:8"),
+        ("[bank.example](https://thief.example/)", "thief.example"),
+        ("[write](mailto:a@thief.example)", "a@thief.example"),
+        ("![cat](https://thief.example/cat.png)", "thief.example"),
+        ("https://example.org/a", None),
+        ("[example.org](https://example.org/a)", None),
+    ],
+)
+def test_link_says_where_it_leads(text_page: Page, text: str, place: str | None):
+    script = "return room.render(given).querySelector('a').dataset.place ?? null;"
+    assert run_module(text_page, "markdown.js", script, text) == place
+
+
+def test_thought_is_folded_and_not_copied_said_or_sent_again(held_page: Page, gate: Gate, held: Node):
+    """As Qwen3 writes it."""
+    prompts: list[str] = []
+
+    def answer(prompt: str) -> str:
+        prompts.append(prompt)
+        return "<think>\nHm. Let me see.\n</think>\n\nIt is *clay*."
+
+    held[1].model.answer = answer
+    thought = held_page.locator(".theirs .thought")
+    gate.open(16)
+    ask(held_page, "What is it?")
+    expect(thought).to_contain_text("What the model thought firstHm. Let")
+    expect(last_answer(held_page)).to_be_hidden()
+    gate.open_for_ever()
+    wait_answered(held_page)
+    expect(last_answer(held_page)).to_have_text("It is clay.")
+    expect(thought.locator("p")).to_be_hidden()
+    expect(held_page.locator("#announce p")).to_have_text(["It is clay."])
+    ask(held_page, "And now?")
+    wait_answered(held_page, 2)
+    assert prompts[-1] == "[user]What is it?\n[assistant]It is *clay*.\n[user]And now?\n"
+    held_page.reload()
+    expect(last_answer(held_page)).to_have_text("It is clay.")
+    thought.last.locator("summary").click()
+    expect(thought.last.locator("p")).to_have_text("Hm. Let me see.")
+
+
 def test_complete_blocks_are_made_once(text_page: Page):
     same = run_module(
         text_page,
@@ -183,6 +246,33 @@ def test_complete_blocks_are_made_once(text_page: Page):
            return first === box.firstElementChild && box.children.length === 4;""",
     )
     assert same
+
+
+@pytest.mark.parametrize("mark", ["-", "{n}."])
+def test_items_of_a_long_list_are_made_once(text_page: Page, mark: str):
+    """A list is one block for Markdown, and may be the whole answer."""
+    text = "\n".join(f"{mark.format(n=n)} item {n} **b**\n    - inner" for n in range(1, 200))
+    made, shown, same = run_module(
+        text_page,
+        "markdown.js",
+        """const [box, whole] = [document.createElement('div'), document.createElement('div')];
+           const growing = new room.Growing(box);
+           let made = 0;
+           for (let n = 1; n < given.length; n += 50) {
+             const before = new Set(box.querySelectorAll('li'));
+             growing.update(given.slice(0, n));
+             for (const item of box.querySelectorAll('li')) made += !before.has(item);
+           }
+           growing.update(given);
+           const shown = [...box.children].flatMap((list) =>
+             [...list.children].map((item, i) => `${list.start + i || '-'} ${item.firstChild.textContent}`));
+           growing.finish(given);
+           whole.append(room.render(given));
+           return [made, shown, box.innerHTML === whole.innerHTML];""",
+        text,
+    )
+    assert same and made < 6000  # more than 20,000 if all are made each time
+    assert shown == [f"{'-' if mark == '-' else n} item {n} " for n in range(1, 200)]
 
 
 def test_five_thousand_tokens_stay_smooth_and_bounded(page: Page, node: Node):

@@ -43,9 +43,23 @@ def test_pictures_draw_the_last_minutes(visit: Callable[..., Page], node: tuple[
     expect(page.locator(".now").nth(1)).to_have_text("45")
     expect(page.locator(".now").nth(2)).to_have_text("0.49 s")
     expect(page.locator(".now").nth(3)).to_have_text("75 %")
+    expect(page.locator(".peak").nth(1)).to_have_text("last 1 min, highest 45")
     lines = page.locator(".plot path").evaluate_all("(paths) => paths.map((path) => path.getAttribute('d'))")
     assert [line.count("M") for line in lines] == [1, 1, 1, 6, 1]  # TTFT has gaps
     shoot(page, "status")
+
+
+def test_fact_that_did_not_change_is_left_alone(visit: Callable[..., Page], node: tuple[Nginx, Running]):
+    """Someone may be selecting it."""
+    page = visit(node[0].url + "/status")
+    uptime = page.locator("#facts dd").filter(has_text="s").last
+    expect(page.locator("#facts dd").first).to_contain_text("demo")
+    page.evaluate("window.first = document.querySelector('#facts dd').firstChild")
+    with page.expect_response("**/status.json"):
+        expect(uptime).to_be_visible()
+    with page.expect_response("**/status.json"):
+        pass
+    assert page.evaluate("window.first.isConnected")
 
 
 def test_key_opens_the_numbers(visit: Callable[..., Page], tmp_path: Path):
