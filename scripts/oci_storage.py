@@ -251,6 +251,12 @@ def list_objects(bucket: Bucket, prefix: str) -> Iterator[Any]:
             return
 
 
+def abort_upload(bucket: Bucket, upload: Any) -> None:
+    """Give up the parts of an unfinished upload."""
+    with asking(f"the upload of {upload.object}", "storage"):
+        bucket.session.storage.abort_multipart_upload(*bucket.place, upload.object, upload.upload_id, **PATIENT)
+
+
 def delete_object(bucket: Bucket, name: str) -> None:
     with asking(f"object {name}", "storage"):
         bucket.session.storage.delete_object(*bucket.place, name, **PATIENT)

@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Delete old Llamakiln images and their uploaded files in Oracle Cloud: of each model the newest KEEP stay.
 
+The parts of an upload that nobody went on with for STALE_DAYS cost money, too, and go.
+
 An image that an instance, an instance configuration or a stack uses stays too, in whichever compartment that is, and
 so does one that a stack imported by itself: the stack takes it away. Shows the list and asks first.
 
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import os
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,7 @@ from oci_uses import find_uses
 from problem import run
 from stage import Stages
 
+STALE_DAYS = 7
 SETTLED = ("AVAILABLE", "DISABLED")  # neither being made nor on its way out
 
 
@@ -59,6 +63,7 @@ def main(argv: list[str] | None = None) -> int:
         stages.say(f"compartment {check_compartment(session, options.compartment)}, region {session.region}")
         bucket, has_bucket = oci_storage.open_bucket(session, options.bucket)
         stored = {one.name: one for one in oci_storage.list_objects(bucket, "llamakiln-")} if has_bucket else {}
+        stale = find_stale(bucket) if has_bucket else []
     with stages.stage("images and who uses them"):
         verdicts = judge(list_ours(session, options.compartment), find_uses(session), options.keep)
     for verdict in verdicts:
@@ -67,12 +72,18 @@ def main(argv: list[str] | None = None) -> int:
         fate = f"stays: {verdict.reason}" if verdict.reason else f"goes{file}"
         stages.say(f"  {verdict.image.display_name}, {created}, {verdict.image.id}: {fate}")
     going = [verdict for verdict in verdicts if not verdict.reason]
-    if not going:
+    for upload in stale:
+        stages.say(f"  unfinished upload of {upload.object}, begun {upload.time_created:%Y-%m-%d}: goes")
+    if not going and not stale:
         stages.say("nothing to delete")
         return 0
-    if not agree(f"Delete {len(going)} of {len(verdicts)} images in {session.region}?", options.yes):
+    what = [f"{len(going)} of {len(verdicts)} images"] if going else []
+    what += [f"{len(stale)} unfinished uploads"] if stale else []
+    if not agree(f"Delete {' and '.join(what)} in {session.region}?", options.yes):
         stages.say("nothing was deleted")
         return 1
+    for upload in stale:
+        oci_storage.abort_upload(bucket, upload)
     for verdict in going:
         # The file first: stopped in between, the image is still there to find it by.
         if verdict.object_name in stored:
@@ -97,6 +108,14 @@ def count(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text}: must be a whole number from 1")
     return int(text)
+
+
+def find_stale(bucket: oci_storage.Bucket) -> list[Any]:
+    """Uploads of ours that were begun long ago and never finished."""
+    oldest = datetime.now(timezone.utc) - timedelta(days=STALE_DAYS)
+    with asking(f"uploads to bucket {bucket.name}", "storage"):
+        uploads = oci_storage.list_uploads(bucket)
+    return [one for one in uploads if one.object.startswith("llamakiln-") and one.time_created < oldest]
 
 
 def list_ours(session: Session, compartment_ocid: str) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import oci_import
@@ -94,6 +95,22 @@ def test_newest_of_each_model_stay_and_the_others_go_with_their_files(prune: Pru
     shown = capsys.readouterr().err
     assert "demo-4, 2026-11-04, ocid1.image.oc1..demo-4: stays: one of the 2 newest" in shown
     assert "demo-1, 2026-11-01, ocid1.image.oc1..demo-1: goes and its file" in shown
+
+
+def begin_upload(prune: Prune, name: str, begun: datetime) -> None:
+    upload = {"namespace": "n", "bucket": "llamakiln", "object": name, "uploadId": name, "parts": {}}
+    upload["timeCreated"] = begun.isoformat().replace("+00:00", "Z")
+    prune.tenancy.resources["uploads"][name] = upload
+
+
+def test_parts_that_nobody_went_on_with_go(prune: Prune, capsys) -> None:
+    now = datetime.now(timezone.utc)
+    begin_upload(prune, "llamakiln-demo-old.oci", now - timedelta(days=prune_images.STALE_DAYS, minutes=1))
+    begin_upload(prune, "llamakiln-demo-new.oci", now - timedelta(days=prune_images.STALE_DAYS - 1))
+    begin_upload(prune, "somebody-elses", now - timedelta(days=99))
+    assert prune("--yes") == 0
+    assert sorted(prune.tenancy.resources["uploads"]) == ["llamakiln-demo-new.oci", "somebody-elses"]
+    assert "unfinished upload of llamakiln-demo-old.oci" in capsys.readouterr().err
 
 
 def test_second_run_deletes_nothing(prune: Prune, capsys) -> None:
