@@ -202,7 +202,10 @@ class LlamaModel:
         self.sampling_defaults = self._read_sampling_defaults()
         buffer = ctypes.create_string_buffer(256)
         llama_cpp.llama_model_desc(self._model, buffer, len(buffer))
-        self.description = buffer.value.decode("utf-8", "replace")
+        # llama.cpp knows the names of sizes that were trained by others; of the rest it says "?B"
+        n_params = llama_cpp.llama_model_n_params(self._model)
+        size = f"{n_params / 1e9:.1f}B" if n_params >= 1e9 else f"{n_params / 1e6:.1f}M"
+        self.description = buffer.value.decode("utf-8", "replace").replace("?B", size)
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """Text -> token ids. add_special: put BOS/EOS where the vocabulary wants them; parse_special: read markers."""

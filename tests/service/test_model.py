@@ -285,6 +285,10 @@ def test_settings_of_speed_do_not_change_what_it_is_about(changes: dict[str, Any
     assert b"Llamakiln" in said
 
 
+def test_description_says_how_large_the_model_is(model: LlamaModel):
+    assert model.description == "llama 2.0M Q8_0"
+
+
 def test_context_is_the_models_or_what_is_asked():
     for n_context, expected in ((None, None), (128, 128)):
         model = make(n_context=n_context, max_auto_context=96)
