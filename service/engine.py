@@ -1,9 +1,9 @@
-"""The engine: the one thread that owns the model. Takes requests, schedules, computes, samples, delivers, frees.
+"""The engine: the one thread that owns the model. Takes requests, lets them begin, steps, and ends each exactly once.
 
 A running request has tokens, and its sequence knows how many of them are computed. Each step hands out rows so that
 this number catches up; whoever has caught up gets a new token. There is no prefill phase and no decode phase.
 
-Who gets rows is decided in `scheduler`, what can be reused in `prefix`, what a step costs in `cost`, who may come in in
+What happens in a step is in `batch`, what can be reused in `prefix`, what a step costs in `cost`, who may come in in
 `admission`. Knows nothing of HTTP, JSON or llama.cpp.
 
 Any thread may call submit, cancel, drain, stop and read the properties. load, step and close belong to the engine
@@ -21,10 +21,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import cost, lookup, system_prompt
+from . import cost, system_prompt
 from .admission import Admission
+from .batch import Batch
 from .cost import StepCost
-from .errors import ClientGone, Draining, ModelFatal, NoRoom, NotReady, ServiceError, TimedOut
+from .errors import ClientGone, Draining, ModelFatal, NotReady, ServiceError, TimedOut
 from .metrics import Metrics
 from .model import Chunk, Model
 from .prefix import PrefixCache
@@ -32,13 +33,11 @@ from .prompt import Prompter
 from .request import Done, Failed, FinishReason, Progress, Request, SamplingParams, State, Timings
 from .retention import Retention
 from .run import Lead, Run
-from .scheduler import plan as share_out
 from .survey import Survey
 
 log = logging.getLogger(__name__)
 
 IDLE_S = 1.0  # how long the thread sleeps without work between two heartbeats
-MAX_FAULTS = 3  # requests in a row that the model fails before the process gives up on it
 UNKNOWN_CELL_PRICE = 2e-4  # 2 us of attention to one cell / 10 ms per row: TinyLlama's shape, November 2026
 REST_S = 1.0  # how long nobody may have wanted anything before the machine is measured
 
@@ -106,7 +105,6 @@ class Engine:
         self._put_back: list[Run] = []
         self._runs: list[Run] = []  # oldest first
         self._followers: dict[Request, Lead] = {}  # who waits for whose prefix
-        self._n_faults = 0
         self._busy_at = 0.0
         self._changed = threading.Condition()  # guards phase, waiting, put_back and runs
         self._thread = threading.Thread(target=self._live, name="engine", daemon=True)
@@ -115,13 +113,13 @@ class Engine:
         metrics.watch("llm_requests_running", "Requests that run", lambda: float(self.n_running))
         metrics.watch("llm_ready", "1 when a request would be taken", lambda: float(self.is_ready))
         metrics.watch("llm_max_streams", "Most requests that run at once", lambda: float(self._max_streams))
-        metrics.watch("llm_kv_cache_tokens", "Tokens in the KV cache", lambda: float(self._n_cells_used))
+        metrics.watch("llm_kv_cache_tokens", "Tokens in the KV cache", lambda: float(self._n_cells_used()))
         metrics.watch(
             "llm_kv_cache_usage_ratio",
             "Share of the KV cache in use, kept prefixes included",
-            lambda: self._n_cells_used / self._cache.n_cells if self._cache else 0.0,
+            lambda: self._n_cells_used() / self._cache.n_cells if self._cache else 0.0,
         )
-        self._n_cells_used = 0
+        self._batch: Batch | None = None
 
     # Any thread
 
@@ -209,6 +207,9 @@ class Engine:
         self._end_all()
         return not self._thread.is_alive()
 
+    def _n_cells_used(self) -> int:
+        return self._batch.n_cells_used if self._batch else 0
+
     def _require_open(self) -> None:
         if self._phase is Phase.LOADING:
             raise NotReady("the model is still loading; ask again in a moment", retry_after_s=5)
@@ -255,6 +256,8 @@ class Engine:
             on_empty=self._pin_system_prompt,
             clock=self._clock,
         )
+        parts = (model, self._cache, self._cost, self._metrics, self._clock, self._runs)
+        self._batch = Batch(*parts, self, speculates=self._limits.speculates)
         self._max_streams = self._choose_streams()
         loaded = self._clock()
         self._warm_up(model)
@@ -282,7 +285,8 @@ class Engine:
             self._end_all()
             for run in (*self._runs, *self._put_back):
                 run.close()
-            self._runs, self._put_back = [], []
+            self._runs.clear()
+            self._put_back.clear()
             self._changed.notify_all()
         if self._model:
             self._model.close()
@@ -323,9 +327,9 @@ class Engine:
         """Intake -> schedule -> decode -> sample -> deliver. Without work it measures this machine, or sleeps."""
         self._intake(idle_s)
         started = self._clock()
-        plan = self._schedule()
-        if plan:
-            self._compute(plan)
+        plan = self._batch.schedule() if self._batch else []
+        if self._batch and plan:
+            self._batch.compute(plan)
             self._busy_at = self._clock()
             self._metrics.step_s.observe(self._busy_at - started)
         elif self._wants_measuring:
@@ -414,134 +418,9 @@ class Engine:
         self._runs.append(run)
         return True
 
-    def _schedule(self) -> list[tuple[Run, int]]:
-        """Who gets how many rows, with room in the cache made for all of them."""
-        assert self._model is not None and self._cache is not None
-        while self._runs:
-            gaps = [run.n_gap for run in self._runs]
-            budget = self._cost.budget(has_streams=1 in gaps, n_cells=self._count_attended())
-            rows = share_out(gaps, budget, self._model.max_batch)
-            if self._cache.make_room(sum(rows)):
-                plan = [(run, self._cut(run, n)) for run, n in zip(self._runs, rows, strict=True) if n]
-                return self._guess(plan) if self._limits.speculates else plan
-            self._put_back_youngest()
-        return []
+    # Engine thread: what the batch asks of its owner
 
-    def _count_attended(self) -> int:
-        """Cells that a row of the next step reads: all in use, or at most those of the longest sequence that runs."""
-        assert self._model is not None
-        if not self._model.has_flash_attention:
-            return self._n_cells_used
-        return max((run.sequence.n_computed for run in self._runs if run.sequence), default=0)
-
-    def _cut(self, run: Run, n: int) -> int:
-        """With a seed, the same request must give the same text again. Then its prompt is in the cache, and only its
-        last token is computed, by kernels whose last bits differ from those for many rows: so it is always alone."""
-        return n - 1 if run.request.params.seed is not None and n == run.n_gap > 1 else n
-
-    def _guess(self, plan: list[tuple[Run, int]]) -> list[tuple[Run, int]]:
-        """Add guessed tokens to streams where that has paid; a guess takes rows behind the stream's own."""
-        assert self._model is not None and self._cache is not None
-        if len(plan) > lookup.MAX_STREAMS or any(run.n_gap > 1 for run, _ in plan):
-            return plan
-        guessed = []
-        for run, n in plan:
-            room = min(self._model.n_context - len(run.tokens), run.n_left) - 1
-            is_free = run.request.params.seed is None  # guesses change the last bits too
-            size = run.guess.choose_size(self._cost, len(plan), room) if is_free else 0
-            draft = lookup.find(run.tokens, size) if size else []
-            run.draft = draft if self._cache.make_room(len(plan) * (1 + len(draft))) else []
-            guessed.append((run, n + len(run.draft)))
-        return guessed
-
-    def _compute(self, plan: list[tuple[Run, int]]) -> None:
-        """Decode one step and hand each run that caught up its new token."""
-        assert self._model is not None and self._cache is not None
-        chunks = [self._make_chunk(run, n) for run, n in plan]
-        n_rows = sum(n for _, n in plan)
-        started = self._clock()
-        try:
-            self._model.decode(chunks)
-        except ModelFatal:
-            raise
-        except Exception as error:
-            self._recover(plan, error)
-            return
-        decode_s = self._clock() - started
-        self._cost.observe(n_rows, decode_s, self._sum_attended(plan))
-        self._metrics.decode_s.observe(decode_s)
-        self._metrics.rows.observe(n_rows)
-        end = 0
-        for run, n in plan:
-            end += n
-            try:
-                self._advance(run, n, end)
-                self._n_faults = 0
-            except Exception as error:
-                self._fail(run, error)
-        self._n_cells_used = self._cache.count_cells()
-
-    def _sum_attended(self, plan: list[tuple[Run, int]]) -> int:
-        """Cells that all rows of a plan read."""
-        assert self._model is not None
-        if not self._model.has_flash_attention:
-            return sum(n for _, n in plan) * self._n_cells_used
-        return sum(n * run.sequence.n_computed for run, n in plan if run.sequence)
-
-    def _make_chunk(self, run: Run, n: int) -> Chunk:
-        assert run.sequence is not None
-        start = run.sequence.n_computed
-        if run.draft:
-            return Chunk(run.sequence.id, start, [*run.tokens[start:], *run.draft], n)
-        return Chunk(run.sequence.id, start, run.tokens[start : start + n], int(n == run.n_gap))
-
-    def _advance(self, run: Run, n: int, end: int) -> None:
-        """n rows of a run were computed, the last of them is row end - 1 of the step."""
-        assert run.sequence is not None and self._cache is not None and self._model is not None
-        if run.draft:
-            self._check_draft(run, end - n)
-            return
-        run.sequence.n_computed += n
-        if run.n_gap == 0:
-            self._deliver(run, run.sample(end - 1), end - 1)
-        elif run.request.wants_progress:
-            self._report(run.request, 0, run.n_gap * (self._cost.row_s() or 0.0), run.sequence.n_computed)
-
-    def _check_draft(self, run: Run, row: int) -> None:
-        """Sample after each guessed token as long as the guesses are what was sampled: the answer is the same as
-        without them, token for token."""
-        assert run.sequence is not None and self._model is not None
-        draft, run.draft = run.draft, []
-        n_right = 0
-        for guess in [*draft, -1]:
-            run.sequence.n_computed += 1
-            token = run.sample(row + n_right)
-            self._deliver(run, token, row + n_right)
-            if token != guess or run.request.state is State.FINISHED:
-                break
-            n_right += 1
-        self._metrics.drafted.inc(len(draft))
-        self._metrics.accepted.inc(n_right)
-        run.guess.observe(len(draft), n_right)
-        self._model.forget(run.sequence.id, run.sequence.n_computed)
-
-    def _deliver(self, run: Run, token: int, row: int) -> None:
-        """Hand a run its new token, and end it if that was the last."""
-        assert self._model is not None
-        request, now = run.request, self._clock()
-        if request.first_token_at is None:
-            request.first_token_at = now
-            self._metrics.ttft_s.observe(now - request.submitted_at)
-        else:
-            self._metrics.itl_s.observe(now - run.last_token_at)
-        run.last_token_at = now
-        n_before = request.n_output_tokens
-        reason = run.take(self._model, token, row)
-        self._metrics.output_tokens.inc(request.n_output_tokens - n_before)
-        if reason:
-            self._complete(run, reason)
-
-    def _complete(self, run: Run, reason: FinishReason) -> None:
+    def complete(self, run: Run, reason: FinishReason) -> None:
         run.flush()
         request, now = run.request, self._clock()
         started, first = request.started_at or now, request.first_token_at or now
@@ -549,9 +428,15 @@ class Engine:
         n_prompt, n_output, n_cached = len(request.prompt_tokens), request.n_output_tokens, request.n_cached_tokens
         self._free(run, Done(reason, n_prompt, n_output, n_cached, timings, request.index))
 
-    # Engine thread: when something is in the way
+    def fail(self, run: Run) -> None:
+        self._free(run, Failed(_model_failed(), run.request.index), is_kept=False)
 
-    def _put_back_youngest(self) -> None:
+    def report(self, run: Run) -> None:
+        assert run.sequence is not None
+        wait_s = run.n_gap * (self._cost.row_s() or 0.0)
+        self._report(run.request, 0, wait_s, run.sequence.n_computed)
+
+    def put_back_youngest(self) -> None:
         """The cache is full of running requests: the one that began last starts again when there is room."""
         assert self._cache is not None
         with self._changed:
@@ -563,43 +448,6 @@ class Engine:
                 raise ModelFatal("one request alone does not fit the KV cache")
             self._put_back.insert(0, run)
             self._metrics.preemptions.inc()
-
-    def _recover(self, plan: list[tuple[Run, int]], error: Exception) -> None:
-        """A step failed. Find out whose fault it is by computing each part alone: one fault ends one request only."""
-        assert self._model is not None and self._cache is not None
-        for run, _ in plan:  # an aborted step may have left a part
-            assert run.sequence is not None
-            run.draft = []
-            self._model.forget(run.sequence.id, run.sequence.n_computed)
-        if isinstance(error, NoRoom) and len(self._runs) > 1:
-            self._put_back_youngest()
-            return
-        log.warning("a step of %d requests failed: %s: %s", len(plan), type(error).__name__, error)
-        if len(plan) == 1:
-            self._fail(plan[0][0], error)
-            return
-        for run, n in plan:
-            n = min(n, run.n_gap)
-            try:
-                self._model.decode([self._make_chunk(run, n)])
-                self._advance(run, n, n)
-                self._n_faults = 0
-            except ModelFatal:
-                raise
-            except Exception as own:
-                assert run.sequence is not None
-                self._model.forget(run.sequence.id, run.sequence.n_computed)
-                self._fail(run, own)
-
-    def _fail(self, run: Run, error: Exception) -> None:
-        """A fault ends this request only; a fatal one, or too many in a row, ends the process."""
-        log.error("request %s: %s: %s", run.request.id, type(error).__name__, error, exc_info=error)
-        self._n_faults += 1
-        self._free(run, Failed(_model_failed(), run.request.index), is_kept=False)
-        if isinstance(error, ModelFatal):
-            raise error
-        if self._n_faults >= MAX_FAULTS:
-            raise ModelFatal(f"{self._n_faults} requests in a row failed") from error
 
     def _free(self, run: Run, event: Done | Failed, *, is_kept: bool = True) -> None:
         """Give back all that a run holds, keep what it computed as cache, then tell its end."""
