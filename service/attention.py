@@ -16,7 +16,9 @@ from .model import Chunk, Model
 STREAMS, PROMPT, OUTPUT = 4, 256, 64  # chats, and tokens of each; the answer's price is taken from a few steps
 FILL_ROWS = 32  # rows per step: a newcomer waits for one
 N_STEPS = 9
+SLOW_S = 1.0  # on a machine that takes longer for one such step nothing is compared: it would take minutes
 WORTH = 0.95  # a change must bring the mix to this share of the time, or it is noise
+TOO_SLOW = float("inf")
 
 
 def choose(model: Model, is_wanted: Callable[[], bool], clock: Callable[[], float]) -> bool | None:
@@ -29,6 +31,8 @@ def choose(model: Model, is_wanted: Callable[[], bool], clock: Callable[[], floa
     first_s = _time_mix(model, is_wanted, clock)
     if first_s is None:
         return None
+    if first_s == TOO_SLOW:
+        return before
     model.set_flash_attention(not before)
     second_s = _time_mix(model, is_wanted, clock)
     if second_s is None or second_s > first_s * WORTH:
@@ -37,7 +41,7 @@ def choose(model: Model, is_wanted: Callable[[], bool], clock: Callable[[], floa
 
 
 def _time_mix(model: Model, is_wanted: Callable[[], bool], clock: Callable[[], float]) -> float | None:
-    """Seconds of the mix; None if it was cut short."""
+    """Seconds of the mix; None if it was cut short, TOO_SLOW if it would take too long."""
     prompt = [
         [Chunk(sequence, start, [0] * FILL_ROWS)]
         for start in range(0, PROMPT, FILL_ROWS)
@@ -52,6 +56,8 @@ def _time_mix(model: Model, is_wanted: Callable[[], bool], clock: Callable[[], f
             started = clock()
             model.decode(step)
             times_s.append(clock() - started)
+            if times_s[-1] > SLOW_S:
+                return TOO_SLOW
     finally:
         for sequence in range(STREAMS):
             model.forget(sequence, 0)

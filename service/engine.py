@@ -251,7 +251,7 @@ class Engine:
             model,
             self._cache,
             self._cost,
-            lambda: bool(self.n_waiting),
+            self._is_wanted,
             chooses_attention=self._limits.chooses_attention and known.flash_attention is None,
             on_empty=self._pin_system_prompt,
             clock=self._clock,
@@ -466,6 +466,11 @@ class Engine:
                 self._admission.observe_end(self._clock() - (run.request.started_at or 0.0))
             self._end(run.request, event)
             self._changed.notify_all()
+
+    def _is_wanted(self) -> bool:
+        """Asked between the steps of a measurement, each of which is progress."""
+        self._on_beat(self._clock())
+        return self.n_waiting > 0
 
     def _measure(self) -> None:
         """Nobody waits: learn one thing more about this machine."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.attention import N_STEPS, PROMPT, STREAMS, choose
+from service.attention import FILL_ROWS, N_STEPS, PROMPT, SLOW_S, STREAMS, choose
 from tests.fakes import FakeClock, FakeModel
 
 
@@ -61,3 +61,10 @@ def test_small_model_keeps_its_kind(changes: dict[str, int]):
     model = TwoKinds(clock, (0.01, 0.02), **changes)
     assert choose(model, lambda: False, clock) is True
     assert model.batches == []
+
+
+def test_slow_machine_is_spared_the_comparison():
+    clock = FakeClock()
+    model = TwoKinds(clock, (0.01, SLOW_S / FILL_ROWS * 1.01))
+    assert choose(model, lambda: False, clock) is True
+    assert model.batches == [FILL_ROWS] and model.n_used_cells == 0

@@ -574,9 +574,12 @@ def test_machine_is_measured_when_idle_and_remembered(tmp_path: Path):
 def test_choice_of_attention_is_remembered_and_the_system_prompt_survives_it(tmp_path: Path):
     ticks = itertools.count()
     known = {"clock": lambda: next(ticks) * 0.1, "measures": True, "chooses_attention": True, "state_dir": tmp_path}
-    engine = load(FakeModel(max_batch=64, n_context=2048), system_prompt="s" * 50, **known)
+    beats: list[float] = []
+    model = FakeModel(max_batch=64, n_context=2048)
+    engine = load(model, system_prompt="s" * 50, on_beat=beats.append, **known)
     n_system = engine.model.n_used_cells
     run(engine, 60)
+    assert len(beats) > len(model.batches) / 4  # a long measurement is no hung engine: each size is timed three times
     assert json.loads((tmp_path / "steps.json").read_text())["flash_attention"] is True
     assert engine.model.n_used_cells == n_system >= 50
     assert {path.name for path in tmp_path.iterdir()} == {"steps.json", "prompt-flash.bin"}
