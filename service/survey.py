@@ -47,7 +47,8 @@ class Survey:
         return self._cost.is_measured and not self._chooses_attention
 
     def measure_next(self) -> None:
-        """The next thing that is not known; what does not fit this model's context counts as costing nothing more."""
+        """The next thing that is not known; what does not fit this model's context, or would take minutes, counts as
+        costing nothing more."""
         if self._chooses_attention:
             self._cache.clear()
             is_known = attention.choose(self._model, self._is_wanted, self._clock) is not None
@@ -72,6 +73,7 @@ class Survey:
             return self._time(sequence, CELLS, CELL_ROWS)
 
         fits = self._model.n_context >= CELLS + CELL_ROWS and self._model.max_batch >= FILL_ROWS
+        fits = fits and (self._cost.base_s(FILL_ROWS) or 0.0) <= attention.SLOW_S
         seconds = self._in_sequence(CELLS + CELL_ROWS, measure) if fits else None
         if seconds is not None or not self._is_wanted():
             self._cost.measured_cell(seconds or 0.0)

@@ -69,6 +69,14 @@ def test_small_model_is_not_measured_beyond_what_it_holds(changes: dict[str, int
     assert setting.cost.is_measured and setting.cost.cell_s == 0
 
 
+def test_slow_machine_is_not_kept_busy_for_the_price_of_a_cell():
+    setting = Setting()
+    for rows in (1, 2):
+        setting.cost.measured(rows, 2.0)
+    setting.survey.measure_next()
+    assert setting.cost.is_measured and setting.cost.cell_s == 0 and setting.model.batches == []
+
+
 def test_attention_is_chosen_first_and_once():
     setting = Setting()
     emptied = []
