@@ -115,7 +115,7 @@ class Model(Protocol):
 
 def import_binding() -> Any:
     """The binding's low-level module, without its package's own __init__, which would import numpy, Jinja and every
-    chat format it knows: 0.3 s of a cold start (2 cores of an x86-64 Xeon, November 2026) for what nobody here calls.
+    chat format it knows: 0.3 s of CPU at each start (2 cores of an AMD EPYC, November 2026) for what nobody here calls.
     """
     if "llama_cpp" not in sys.modules:
         spec = importlib.util.find_spec("llama_cpp")
