@@ -9,7 +9,6 @@ not baked again. Writes build/image-oci.json. Knows the order of things; each th
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import time
@@ -24,7 +23,7 @@ import oci_packer
 from bake_stage import bake_key, gather, image_facts, key_of, read_pins, tree_files, write_stage
 from base_disk import choose_base, read_bases
 from catalog import find_model, load_catalog
-from files import REPOSITORY, replacing
+from files import REPOSITORY
 from oci_preflight import check_account
 from oci_session import BAKING, STATEMENTS, Session, asking, open_session
 from oci_variables import FILLED_IN, read_variables
@@ -79,8 +78,7 @@ def main(argv: list[str] | None = None, prepare: Callable[[str, Stages], Content
 
     with stages.stage("image: shapes"):
         image = oci_image.wait_until_usable(session, image, stages.say)
-        added = oci_image.register_shapes(session, image)
-        stages.say(f"allowed on {', '.join(oci_image.SHAPES)}" + (f"; new: {', '.join(added)}" if added else ""))
+        oci_image.allow_shapes(session, image, stages.say)
     report = {
         "image_ocid": image.id,
         "image_name": filled_in["image_name"],
@@ -98,9 +96,7 @@ def main(argv: list[str] | None = None, prepare: Callable[[str, Stages], Content
         "duration_s": round(time.monotonic() - began, 1),
         "stages": stages.done,
     }
-    with replacing(options.build / "image-oci.json") as file:
-        file.write((json.dumps(report, indent=2) + "\n").encode())
-    stages.say(f"{image.id} is in {options.build / 'image-oci.json'}")
+    stages.say(f"{image.id} is in {oci_image.write_report(options.build, report)}")
 
 
 def read_options(argv: list[str] | None) -> argparse.Namespace:

@@ -5,11 +5,14 @@ Knows images by name and tags. Knows nothing of how they are baked.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import oci
+from files import replacing
 from oci_session import Session, asking, list_all
 from problem import Problem
 
@@ -70,6 +73,20 @@ def register_shapes(session: Session, image: Any) -> list[str]:
         for shape in missing:
             session.compute.add_image_shape_compatibility_entry(image.id, shape, **PATIENT)
     return missing
+
+
+def allow_shapes(session: Session, image: Any, say: Callable[[str], None]) -> None:
+    """register_shapes, and tell it."""
+    added = register_shapes(session, image)
+    say(f"allowed on {', '.join(SHAPES)}" + (f"; new: {', '.join(added)}" if added else ""))
+
+
+def write_report(build: Path, report: dict[str, Any]) -> Path:
+    """Write down what was made, for `make deploy` and whoever asks later; returns where."""
+    path = build / "image-oci.json"
+    with replacing(path) as file:
+        file.write((json.dumps(report, indent=2) + "\n").encode())
+    return path
 
 
 def find_leftover_instances(session: Session, compartment_ocid: str, name: str) -> list[str]:

@@ -25,7 +25,7 @@ from typing import Any
 import oci_image
 import oci_import
 import oci_storage
-from files import REPOSITORY, hash_file, human_size, replacing
+from files import REPOSITORY, hash_file, human_size
 from oci_session import check_compartment, open_session
 from problem import Problem, run
 from progress import Progress
@@ -91,8 +91,7 @@ def main(argv: list[str] | None = None, sleep: Callable[[float], None] = time.sl
             image = oci_import.start_import(bucket, bake.object_name, options.compartment, shown_name, tags)
             stages.say("OCI takes 10 to 30 minutes; after Ctrl-C the next run waits for the same image")
         image = oci_import.wait_for_import(session, image, stages.say, sleep)
-        added = oci_image.register_shapes(session, image)
-        stages.say(f"allowed on {', '.join(oci_image.SHAPES)}" + (f"; new: {', '.join(added)}" if added else ""))
+        oci_image.allow_shapes(session, image, stages.say)
     report = {
         "image_ocid": image.id,
         "image_name": image.display_name,
@@ -109,9 +108,8 @@ def main(argv: list[str] | None = None, sleep: Callable[[float], None] = time.sl
         "duration_s": round(time.monotonic() - began, 1),
         "stages": stages.done,
     }
-    with replacing(options.build / "image-oci.json") as file:
-        file.write((json.dumps(report, indent=2) + "\n").encode())
-    stages.say(f"{image.display_name} is in {options.build / 'image-oci.json'}; next: make deploy COMPARTMENT=...")
+    written = oci_image.write_report(options.build, report)
+    stages.say(f"{image.display_name} is in {written}; next: make deploy COMPARTMENT=...")
     print(image.id)
     if options.link_days:
         link, expires = oci_storage.make_link(bucket, bake.object_name, options.link_days)

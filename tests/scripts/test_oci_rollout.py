@@ -5,8 +5,6 @@ Traffic watches every run: as many nodes serve as at first, and no node ends whi
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import oci
 import oci_rollout
 import pytest
@@ -18,7 +16,6 @@ from tests.cloud.services.compute import IMAGE
 from tests.cloud.services.identity import DOMAINS
 from tests.cloud.tenancy import OUT_OF_CAPACITY, TOO_MANY, Fault, is_gone
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 LIMIT = (400, "LimitExceeded", "The following service limits were exceeded: standard-a2-core-count.")
 
 

@@ -22,7 +22,6 @@ from tests.cloud.pool import BAD, NEW, Stopper
 from tests.cloud.services.compute import IMAGE
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-LIMIT = (400, "LimitExceeded", "The following service limits were exceeded: standard-a2-core-count.")
 
 
 @pytest.fixture
