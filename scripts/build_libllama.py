@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import elf
+import llama_patch
 
 REPO = Path(__file__).resolve().parent.parent
 LOG_TAIL_LINES = 30
@@ -257,12 +258,25 @@ def same_bytes(one: Path, other: Path) -> bool:
 
 
 def build(
-    variants: Sequence[Variant], home: Path, work: Path, pins: Mapping[str, str], suite: str | None, jobs: int
+    variants: Sequence[Variant],
+    home: Path,
+    work: Path,
+    pins: Mapping[str, str],
+    suite: str | None,
+    jobs: int,
+    *,
+    is_patched: bool = True,
 ) -> None:
-    """Build the sets that `home` lacks; an interrupted build goes on in `work`."""
+    """Build the sets that `home` lacks; an interrupted build goes on in `work`. is_patched: with llama_patch in it."""
     sysroot = Path(answer(REPO / "scripts/make_sysroot.sh", suite)) if suite else None
     sdist = Path(answer(REPO / "scripts/fetch_sdist.sh"))
     source = sdist / f"llama_cpp_python-{pins['LLAMA_CPP_PYTHON_VERSION']}" / "vendor/llama.cpp"
+    if is_patched:
+        name = f"{pins['LLAMA_CPP_PYTHON_SHA256'][:12]}-{llama_patch.key()}"
+        try:
+            source = llama_patch.apply(source, cache_root() / "llama.cpp" / name)
+        except llama_patch.Mismatch as error:
+            die(f"our change to llama.cpp does not fit: {error}", "hold scripts/llama_patch.py against the new tree")
     common = common_options(source, sysroot, pins["LLAMA_CPP_COMMIT"])
     openblas = find_openblas(sysroot or Path("/"), variants[0].machine)
     if shutil.which("ccache"):  # makes the next build of the same tree cheap and changes nothing in it
@@ -317,7 +331,8 @@ def main() -> None:
         ground = "host"
     compiler = answer("clang" if args.suite else "c++", "--version").splitlines()[0]
     pins = read_pins((REPO / "packer/versions.env").read_text())
-    recipe = [Path(__file__).read_text(), pins["LLAMA_CPP_PYTHON_SHA256"], compiler, ground, repr(variants)]
+    pin = pins["LLAMA_CPP_PYTHON_SHA256"]
+    recipe = [Path(__file__).read_text(), llama_patch.key(), pin, compiler, ground, repr(variants)]
     key = f"{args.suite or 'native'}-{hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]}"
     if args.print_key:
         print(key)

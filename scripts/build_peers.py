@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Build llama-server for the benchmark, from the tree and with the flags of this machine's own library set.
 
-What is compared then differs in the server alone: same llama.cpp, same compiler, same CPU flags, no OpenBLAS. Lays out
-a set like those of build_libllama.py and prints its folder. Standard library only.
+What is compared then differs in the server, and in the one change that our sets make to llama.cpp (llama_patch.py):
+same tree, same compiler, same CPU flags, no OpenBLAS. Lays out a set like those of build_libllama.py and prints its
+folder. Standard library only.
 """
 
 import argparse
@@ -48,7 +49,7 @@ def main() -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (home / variant.name).exists():
             sets.say("building llama-server: 10 to 20 CPU-minutes, once")
-            sets.build([variant], home, work, pins, None, args.jobs)
+            sets.build([variant], home, work, pins, None, args.jobs, is_patched=False)
             # the binding opens its multimodal library, which examples/server asks for, by its plain name
             (home / variant.name / "libmtmd.so").symlink_to("libmtmd.so.0")
         shutil.rmtree(work, ignore_errors=True)

@@ -62,7 +62,10 @@ def measure(settings: dict[str, str]) -> dict[str, float]:
     is_unified = changes.pop(UNIFIED, "on") == "on"
     n_cells = max(STREAMS) * (PROMPT_TOKENS + CHUNK)  # no more than is measured: separate caches divide them
     changes.setdefault("LLM_CACHE_TOKENS", str(n_cells))
-    model = __main__.load_llama(config.load({**os.environ, **changes}), n_sequences=max(STREAMS), is_unified=is_unified)
+    load = __main__.prepare_llama(
+        config.load({**os.environ, **changes}), n_sequences=max(STREAMS), is_unified=is_unified
+    )
+    model = load()
     figures: dict[str, float] = {}
     started = time.monotonic()
     for sequence in range(max(STREAMS)):

@@ -1,7 +1,8 @@
 """`python -m service`: read the settings, begin to load the model, then run the process.
 
 Loading is most of a cold start and happens inside llama.cpp, so it begins in a thread of its own before the web
-libraries are imported: on two cores they cost nothing then.
+libraries are imported: on two cores they cost nothing then. What it needs of Python comes before that thread, because
+two threads that both want Python wait for each other.
 """
 
 from __future__ import annotations
@@ -15,15 +16,20 @@ from collections.abc import Callable, Mapping, Sequence
 
 from . import config, cost, keys, library, machine
 from .config import Config
+from .cost import Measured
 from .errors import EXIT_CONFIG, ConfigError
-from .model import MIN_SEQUENCES, LlamaModel, Model, read_ahead
+from .model import MIN_SEQUENCES, LlamaModel, Model, import_binding, read_ahead
 
 # Python's 5 ms are how long a thread that comes back from llama.cpp may wait for one that imports or writes: of the
 # dozens of short calls while a model loads that took 0.06 s of a cold start (2 cores of an AMD EPYC, November 2026).
 SWITCH_S = 5e-4
 
 
-def main(arguments: Sequence[str], environ: Mapping[str, str], load_model: Callable[[Config], Model]) -> int:
+Load = Callable[[], Model]
+
+
+def main(arguments: Sequence[str], environ: Mapping[str, str], prepare: Callable[[Config], Load]) -> int:
+    """prepare: makes what loads the model; that runs in a thread. Raises ConfigError if the settings are wrong."""
     if list(arguments) == ["--env"]:
         print(config.describe_file(), end="")
         return 0
@@ -33,51 +39,58 @@ def main(arguments: Sequence[str], environ: Mapping[str, str], load_model: Calla
     try:
         settings = config.load(environ)
         api_keys = keys.load(settings.api_keys_file)
+        logging.basicConfig(
+            level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
+        )
+        loading = Loading(prepare(settings))
     except ConfigError as error:
         for fault in error.faults:
             print(f"settings: {fault}", file=sys.stderr)
         return EXIT_CONFIG
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
     sys.setswitchinterval(SWITCH_S)
-    loading = Loading(lambda: load_model(settings))
 
     from .process import serve
 
     return serve(settings, loading.wait, api_keys)
 
 
-def load_llama(settings: Config, *, n_sequences: int | None = None, is_unified: bool = True) -> Model:
-    """Choose the library set, read the file front to back, load it. The last two are for `make tune`."""
+def prepare_llama(settings: Config, *, n_sequences: int | None = None, is_unified: bool = True) -> Load:
+    """Choose the library set; what is returned reads the file front to back and loads it. The last two are for
+    `make tune`."""
     library.load(settings.lib_dir, settings.blas)
-    read_ahead(settings.model)
-    return LlamaModel(
-        settings.model,
-        n_context=settings.context,
-        max_auto_context=config.MAX_AUTO_CONTEXT,
-        n_threads=settings.threads,
-        n_cells=settings.cache_tokens,
-        cache_type=settings.cache_type,
-        has_flash_attention=_has_flash_attention(settings),
-        repacks=settings.repack == "on",
-        n_sequences=n_sequences or max(MIN_SEQUENCES, 2 * (settings.max_streams or 0)),
-        is_unified=is_unified,
-    )
+    import_binding()
+    known = cost.load(machine.state_path(settings, cost.STATE_NAME))
+
+    def load() -> Model:
+        read_ahead(settings.model)
+        return LlamaModel(
+            settings.model,
+            n_context=settings.context,
+            max_auto_context=config.MAX_AUTO_CONTEXT,
+            n_threads=settings.threads,
+            n_cells=settings.cache_tokens,
+            cache_type=settings.cache_type,
+            has_flash_attention=_has_flash_attention(settings, known),
+            repacks=settings.repack == "on",
+            n_sequences=n_sequences or max(MIN_SEQUENCES, 2 * (settings.max_streams or 0)),
+            is_unified=is_unified,
+            is_quiet=bool(known.points) and settings.log_level != "debug",  # the start that measured has told it all
+        )
+
+    return load
 
 
-def _has_flash_attention(settings: Config) -> bool:
+def _has_flash_attention(settings: Config, known: Measured) -> bool:
     """auto: what an earlier start found faster here; before that as llama.cpp's kernels are known to do."""
     if settings.flash_attn != config.AUTO:
         return settings.flash_attn == "on"
-    found = cost.load(machine.state_path(settings, cost.STATE_NAME)).flash_attention
-    return platform.machine() != "x86_64" if found is None else found
+    return platform.machine() != "x86_64" if known.flash_attention is None else known.flash_attention
 
 
 class Loading:
     """A model on its way, loaded in a thread that does not outlive the process."""
 
-    def __init__(self, load: Callable[[], Model]) -> None:
+    def __init__(self, load: Load) -> None:
         self._load = load
         self._model: Model | None = None
         self._error: BaseException | None = None
@@ -100,4 +113,4 @@ class Loading:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], os.environ, load_llama))
+    sys.exit(main(sys.argv[1:], os.environ, prepare_llama))

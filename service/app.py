@@ -7,7 +7,6 @@ refused in OpenAI's error shape. Holds no state between requests; called from ma
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import logging
 import queue
 import re
@@ -19,8 +18,8 @@ from typing import Any
 
 import bottle
 
+from . import library, openapi, page, schema
 from . import metrics as metrics_room
-from . import openapi, page, schema
 from . import reply as reply_room
 from .config import Config
 from .engine import Engine, Phase
@@ -68,7 +67,7 @@ def make_app(
     keys = keys or Keys()
     status = status or Status(metrics)
     created = int(time.time())
-    binding = importlib.metadata.version("llama-cpp-python")
+    binding = library.read_binding_version()
     description = reply_room.dump(openapi.describe(config, has_keys=bool(keys)))
 
     @app.hook("before_request")

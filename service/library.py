@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import importlib.util
 import json
 import logging
 import os
@@ -19,7 +20,6 @@ import platform
 import sys
 from collections.abc import Set
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 from .errors import ConfigError
@@ -53,7 +53,7 @@ def load(lib_dir: Path, blas: str) -> LibrarySet:
     if "llama_cpp" in sys.modules:
         raise AssertionError("llama_cpp was imported before a library set was chosen")
     chosen = choose_library(lib_dir, blas, platform.machine(), read_cpu_features(CPUINFO.read_text()))
-    check_match(chosen, metadata.version(BINDING), read_commit(chosen))
+    check_match(chosen, read_binding_version(), read_commit(chosen))
     os.environ[LIB_PATH_VARIABLE] = str(chosen.path)
     log.info("library set %s (LLM_BLAS=%s), llama.cpp %s", chosen.name, blas, chosen.llama_cpp_commit)
     return chosen
@@ -63,6 +63,17 @@ def read_chosen() -> str | None:
     """The name of the set that the binding was pointed at, if it was."""
     path = os.environ.get(LIB_PATH_VARIABLE)
     return Path(path).name if path else None
+
+
+def read_binding_version() -> str:
+    """Of the installed binding, from the name of the folder that says so: importlib.metadata would bring a parser of
+    e-mail along, 20 ms of each start. Raises ConfigError if there is none."""
+    spec = importlib.util.find_spec("llama_cpp")
+    prefix = BINDING.replace("-", "_") + "-"
+    folder = next(Path(spec.origin).parents[1].glob(f"{prefix}*.dist-info"), None) if spec and spec.origin else None
+    if folder is None:
+        raise ConfigError([f"{BINDING} is not installed"])
+    return folder.stem.removeprefix(prefix)
 
 
 def choose_library(lib_dir: Path, blas: str, machine: str, cpu_features: Set[str]) -> LibrarySet:

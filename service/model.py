@@ -11,12 +11,13 @@ any thread.
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib.util
 import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,7 +29,7 @@ from .request import SamplingParams, TokenLogprob
 log = logging.getLogger(__name__)
 log_llama = logging.getLogger("llama.cpp")
 
-READ_BYTES = 8 << 20
+READ_BYTES = 32 << 20
 MIN_SEQUENCES = 64  # in the KV cache, running and kept; llama.cpp's own limit is 256
 REPEAT_WINDOW = 64  # tokens that repeat_penalty looks back on, llama.cpp's default
 CACHE_MEMORY_SHARE = 4  # an automatic KV cache takes at most a quarter of the memory
@@ -146,7 +147,8 @@ class LlamaModel:
     path: the GGUF file. n_context: tokens per sequence, None for the model's own up to max_auto_context. n_cells: size
     of the cache in tokens, None for AUTO_CACHE_CONTEXTS contexts or what a quarter of the memory holds. n_threads: for
     decode and prefill alike (a batch of several sequences uses n_threads_batch, so both are set). max_batch: rows per
-    decode, which is also how long the engine thread can be away. Raises ModelFatal if the file cannot be used.
+    decode, which is also how long the engine thread can be away. is_quiet: llama.cpp's warnings about a file that loads
+    were logged before. Raises ModelFatal if the file cannot be used.
     """
 
     def __init__(
@@ -163,17 +165,16 @@ class LlamaModel:
         n_sequences: int = MIN_SEQUENCES,
         max_batch: int = 256,
         is_unified: bool = True,
+        is_quiet: bool = False,
     ) -> None:
         self._lib = llama_cpp = import_binding()
-        if not _log_callbacks:
-            _log_callbacks.append(llama_cpp.llama_log_callback(_forward_log))
-        llama_cpp.llama_log_set(_log_callbacks[0], ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
 
         self._model = self._context = self._pool = None
         model_params = llama_cpp.llama_model_default_params()
         model_params.use_extra_bufts = repacks
-        self._model = llama_cpp.llama_model_load_from_file(os.fsencode(path), model_params)
+        load = functools.partial(llama_cpp.llama_model_load_from_file, os.fsencode(path), model_params)
+        self._model = self._listen(load, is_quiet)
         if not self._model:
             raise ModelFatal(f"{path}: llama.cpp cannot load this file; its own log lines say why")
         if llama_cpp.llama_model_has_encoder(self._model) or not llama_cpp.llama_model_has_decoder(self._model):
@@ -192,7 +193,7 @@ class LlamaModel:
         self.max_batch = min(max_batch, self.n_context)
         self.n_sequences = min(n_sequences, llama_cpp.llama_max_parallel_sequences(), self.max_batch)
         self._settings = (n_threads, cache_type, is_unified)
-        self.set_flash_attention(has_flash_attention)
+        self._make_context(has_flash_attention, is_quiet)
 
         template = llama_cpp.llama_model_chat_template(self._model, None)
         self.chat_template = template.decode("utf-8", "replace") if template else None
@@ -255,6 +256,9 @@ class LlamaModel:
         raise ModelFatal(f"{meaning}: the computation failed")
 
     def set_flash_attention(self, is_on: bool) -> None:
+        self._make_context(is_on, is_quiet=False)
+
+    def _make_context(self, has_flash_attention: bool, is_quiet: bool) -> None:
         self._free_context()
         llama_cpp, (n_threads, cache_type, is_unified) = self._lib, self._settings
         params = llama_cpp.llama_context_default_params()
@@ -262,19 +266,20 @@ class LlamaModel:
         params.n_batch = params.n_ubatch = self.max_batch
         params.n_seq_max = self.n_sequences
         params.n_threads = params.n_threads_batch = n_threads
-        params.flash_attn_type = 1 if is_on else 0
+        params.flash_attn_type = 1 if has_flash_attention else 0
         params.type_k = params.type_v = _CACHE_TYPES[cache_type][0]
         params.kv_unified = is_unified
         params.swa_full = True  # a window alone could not be reused by another request
         params.no_perf = True
-        self._context = llama_cpp.llama_init_from_model(self._model, params)
+        make = functools.partial(llama_cpp.llama_init_from_model, self._model, params)
+        self._context = self._listen(make, is_quiet)
         if not self._context:
             raise ModelFatal(
                 f"LLM_CONTEXT={self.n_context} LLM_CACHE_TOKENS={self.n_cells}: llama.cpp cannot make this context; "
                 "is there enough memory?"
             )
         self.n_cells = llama_cpp.llama_n_ctx(self._context)
-        self.has_flash_attention = is_on
+        self.has_flash_attention = has_flash_attention
         self._memory = llama_cpp.llama_get_memory(self._context)
         self._attach_threads(n_threads)
         self._rows = _Rows(llama_cpp, self.max_batch, self.n_sequences)
@@ -327,6 +332,20 @@ class LlamaModel:
         if self._model:
             self._lib.llama_model_free(self._model)
             self._model = None
+
+    def _listen(self, begin: Callable[[], Any], is_quiet: bool) -> Any:
+        """What `begin` makes. llama.cpp's words go to the log; quietly only if it makes nothing, and then by a second
+        try. While a model loads they are 1,800, each of which waits until no other thread is in Python: 0.2 s of a cold
+        start beside the imports (2 cores of an AMD EPYC, November 2026)."""
+        lib = self._lib
+        if not _log_callbacks:
+            nothing = ctypes.CDLL(None).abs  # does nothing with a log level, and is no Python
+            _log_callbacks.extend([lib.llama_log_callback(_forward_log), ctypes.cast(nothing, lib.llama_log_callback)])
+        forward, drop = _log_callbacks
+        lib.llama_log_set(drop if is_quiet else forward, ctypes.c_void_p(0))
+        made = begin()
+        lib.llama_log_set(forward, ctypes.c_void_p(0))
+        return made or (begin() if is_quiet else None)
 
     def _free_context(self) -> None:
         if self._context:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from . import app, cost, keys, machine
 from .config import AUTO, Config
 from .engine import Engine, Limits
-from .errors import EXIT_CONFIG, EXIT_SOFTWARE, ConfigError
+from .errors import EXIT_SOFTWARE
 from .metrics import Metrics
 from .model import Model
 from .notice import Heartbeat, notify
@@ -73,7 +73,7 @@ def serve(settings: Config, load_model: Callable[[], Model], api_keys: keys.Keys
         log.critical("ending: %s: %s", type(reason).__name__, reason)
         engine.stop(STOP_S)
         server.wait_flushed(STOP_S)
-        return EXIT_CONFIG if isinstance(reason, ConfigError) else EXIT_SOFTWARE
+        return EXIT_SOFTWARE
     return drain(settings, engine, server, mailbox)
 
 

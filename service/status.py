@@ -6,7 +6,6 @@ else may be called from any thread. Holds no text of anybody's, no path, no addr
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import logging
 import time
@@ -56,7 +55,7 @@ class Status:
             "model": model,
             "image": self._image,
             "library_set": library.read_chosen(),
-            "llama_cpp_python": importlib.metadata.version(library.BINDING),
+            "llama_cpp_python": library.read_binding_version(),
             "metrics": self._metrics.numbers(),
             "history": {
                 "every_s": EVERY_S,

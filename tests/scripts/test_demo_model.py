@@ -35,8 +35,9 @@ FOLLOWED = [question for question in QUESTIONS if question.more or question.then
 @pytest.fixture(scope="module")
 def llama() -> Iterator[Any]:
     assert "LLM_LIB_DIR" in os.environ, "LLM_LIB_DIR must name a directory of library sets; `make test` sets it"
-    if "llama_cpp" not in sys.modules:
-        library.load(Path(os.environ["LLM_LIB_DIR"]), "auto")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "llama_cpp"]:
+        del sys.modules[name]  # another test may have had the service import a part of it only
+    library.load(Path(os.environ["LLM_LIB_DIR"]), "auto")
     from llama_cpp.llama import Llama
 
     model = Llama(str(DEMO), n_ctx=0, n_threads=1, n_threads_batch=1, verbose=False)

@@ -13,4 +13,4 @@ from service.__main__ import main
 from tests.fakes import FakeModel
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], os.environ, lambda settings: FakeModel(gate=lambda: os.read(0, 1))))
+    sys.exit(main(sys.argv[1:], os.environ, lambda settings: lambda: FakeModel(gate=lambda: os.read(0, 1))))

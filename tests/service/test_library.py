@@ -1,6 +1,7 @@
 """Which library set is taken on which CPU, and what is said when none will do."""
 
 import ctypes
+import importlib.metadata
 import json
 import os
 import platform
@@ -183,7 +184,7 @@ def host_set(tmp_path):
 
 def test_load_points_the_binding_at_the_chosen_set(host_set, monkeypatch, caplog):
     monkeypatch.setenv(library.LIB_PATH_VARIABLE, "elsewhere")
-    monkeypatch.setattr(library.metadata, "version", lambda name: {"llama-cpp-python": "0.3.36"}[name])
+    monkeypatch.setattr(library, "read_binding_version", lambda: "0.3.36")
     monkeypatch.delitem(sys.modules, "llama_cpp", raising=False)
     with caplog.at_level("INFO"):
         chosen = library.load(host_set, "auto")
@@ -194,10 +195,20 @@ def test_load_points_the_binding_at_the_chosen_set(host_set, monkeypatch, caplog
 def test_load_refuses_a_library_of_another_commit(host_set, monkeypatch):
     row = describe("host", machine=platform.machine(), features=[], blas=False, llama_cpp_commit="fffffffff")
     (host_set / "host" / "set.json").write_text(json.dumps(row))
-    monkeypatch.setattr(library.metadata, "version", lambda name: "0.3.36")
+    monkeypatch.setattr(library, "read_binding_version", lambda: "0.3.36")
     monkeypatch.delitem(sys.modules, "llama_cpp", raising=False)
     with pytest.raises(ConfigError, match="libllama says commit 0c1e57098"):
         library.load(host_set, "auto")
+
+
+def test_version_of_the_binding_is_the_one_its_package_says():
+    assert library.read_binding_version() == importlib.metadata.version("llama-cpp-python")
+
+
+def test_missing_binding_is_named(monkeypatch):
+    monkeypatch.setattr(library.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="llama-cpp-python is not installed"):
+        library.read_binding_version()
 
 
 def test_load_after_the_binding_is_our_own_mistake(host_set, monkeypatch):

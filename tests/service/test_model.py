@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from service import library
@@ -120,6 +121,31 @@ def test_forgotten_sequence_leaves_nothing_behind(model: LlamaModel):
     alone = generate(model, question, 8)
     generate(model, other, 8)
     assert generate(model, question, 8) == alone
+
+
+def compute_among_others(n_others: int, n_rows: int) -> Any:
+    """Logits after 20 + n_rows tokens of a sequence. n_others cells of another lie before and between its own."""
+    tokens = [3 + i % 50 for i in range(20 + n_rows)]
+    model = make(has_flash_attention=True, max_batch=128, n_cells=512)
+    for i in range(3):
+        if n_others:
+            model.decode([Chunk(1, i * n_others, [7] * n_others)])
+        part = tokens[20:] if i == 2 else tokens[10 * i : 10 * i + 10]
+        model.decode([Chunk(0, 10 * i, part, 1)])
+    pointer = model._lib.llama_get_logits_ith(model._context, len(part) - 1)
+    logits = np.ctypeslib.as_array(pointer, (model.n_vocab,)).copy()
+    model.close()
+    return logits
+
+
+def test_cells_of_others_change_no_bit():
+    """They are masked, and passed over in blocks (scripts/llama_patch.py)."""
+    assert (compute_among_others(100, 5) == compute_among_others(0, 5)).all()
+
+
+def test_cells_of_others_change_nothing_in_large_steps():
+    """64 rows and more are computed in tiles of cells, whose edges then lie elsewhere: sums round differently."""
+    np.testing.assert_allclose(compute_among_others(100, 70), compute_among_others(0, 70), rtol=1e-2, atol=1e-2)
 
 
 def test_prompt_of_several_batches_says_the_same():
@@ -296,12 +322,31 @@ def test_context_is_the_models_or_what_is_asked():
         model.close()
 
 
+@pytest.mark.parametrize("is_quiet", [False, True])
 @pytest.mark.parametrize("n_bytes", [4, 1000, -1000])
-def test_damaged_file_is_fatal_and_said_in_the_log(tmp_path: Path, n_bytes: int, caplog: pytest.LogCaptureFixture):
+def test_damaged_file_is_fatal_and_said_in_the_log(
+    tmp_path: Path, n_bytes: int, is_quiet: bool, caplog: pytest.LogCaptureFixture
+):
     (tmp_path / "cut.gguf").write_bytes(DEMO.read_bytes()[:n_bytes])
     with pytest.raises(ModelFatal, match=r"cut\.gguf: llama\.cpp cannot load this file"):
-        make(tmp_path / "cut.gguf")
+        make(tmp_path / "cut.gguf", is_quiet=is_quiet)
     assert any(record.name == "llama.cpp" and record.levelno == logging.ERROR for record in caplog.records)
+
+
+@pytest.mark.parametrize("is_quiet", [False, True])
+def test_quiet_model_is_silent_while_it_loads_and_not_after(is_quiet: bool, caplog: pytest.LogCaptureFixture):
+    def count() -> int:
+        return sum(record.name == "llama.cpp" for record in caplog.records)
+
+    with caplog.at_level(logging.DEBUG):
+        model = make(is_quiet=is_quiet)
+        n_loading = count()
+        with pytest.raises(ValueError, match="cannot parse"):
+            model.check_grammar("root ::= missing")
+        model.set_flash_attention(model.has_flash_attention)
+        assert count() > n_loading
+    model.close()
+    assert (n_loading == 0) == is_quiet
 
 
 def test_close_twice_is_harmless(model: LlamaModel):
