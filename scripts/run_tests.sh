@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
 # Set up and run every test that needs no bake: style, shell scripts, then pytest without tests/image.
 #
-# usage: run_tests.sh [PYTEST_ARGUMENT...]
+# pytest runs in as many processes as there are cores, at most four; each takes whole files, one after another, in the
+# order of their names. (By default those with few tests would come last, and the slowest of all is one of them.)
+#
+# usage: run_tests.sh [PYTEST_ARGUMENT...]   (they come last: `-n 0` is one process, a path is all that is run)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -23,5 +26,7 @@ log "ruff"
 "$python" -m ruff format --check --quiet || die "some files are not formatted" "$python -m ruff format"
 log "shellcheck"
 shellcheck scripts/*.sh .ci/run
-log "pytest"
-exec "$python" -m pytest --ignore tests/image "$@"
+cores=$(nproc)
+workers=$((cores < 4 ? cores : 4))
+log "pytest, $workers at a time"
+exec "$python" -m pytest --ignore tests/image -n "$workers" --dist loadfile --no-loadscope-reorder "$@"

@@ -24,16 +24,22 @@ class Connection:
         self._server = server
         self.body = self._read_request()
 
+    def _receive(self) -> bytes:
+        data = self._sock.recv(65536)
+        if not data:
+            raise ConnectionAbortedError("the client has gone")
+        return data
+
     def _read_request(self) -> dict:
         data = b""
         while b"\r\n\r\n" not in data:
-            data += self._sock.recv(65536)
+            data += self._receive()
         head, _, body = data.partition(b"\r\n\r\n")
         length = int(
             next(line for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")).split()[1]
         )
         while len(body) < length:
-            body += self._sock.recv(65536)
+            body += self._receive()
         return json.loads(body)
 
     def start(self, status: str = "200 OK", *headers: str) -> None:
