@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import catalog
+import llama_patch
 from cyclonedx.spdx import is_supported_id
 from files import REPOSITORY, replacing
 from packageurl import PackageURL
@@ -103,7 +104,8 @@ def llama_cpp(sets: Sequence[dict]) -> dict:
     ]
     owner, name = LLAMA_CPP.split("/")
     purl = _purl("github", name, commit, owner)
-    return _component("library", name, commit, purl, licenses=_licenses("MIT"), properties=origin)
+    change = {"patches": [{"type": "unofficial"}], "notes": f"{llama_patch.OPS}, by scripts/llama_patch.py"}
+    return _component("library", name, commit, purl, licenses=_licenses("MIT"), properties=origin, pedigree=change)
 
 
 def openblas(packages: Sequence[dict]) -> dict:
