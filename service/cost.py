@@ -29,7 +29,7 @@ BLIND_PROMPT_ROWS = 128  # and as long as no stream waits
 PATIENCE = 5  # a step may take so many times the goal while no stream waits: a newcomer or a farewell waits for its end
 ENOUGH_S = 0.4  # two steps of so long end the measuring: a request that comes meanwhile waits for the end of one
 WEIGHT = 0.1  # of a new observation in the running factor
-ROW_WORTH = 1.05  # while streams wait, a larger step must bring this much more rows per second
+ROW_WORTH = 1.02  # while streams wait, a larger step must bring this much more rows per second
 MAX_FACTOR = 8.0
 MIN_STREAMS, MAX_STREAMS = 4, 16  # auto stays between: one odd measurement must not make people queue for each other
 WORTH = 1.05  # a larger number of streams must bring this much more throughput
@@ -118,15 +118,16 @@ class StepCost:
         base_s = self.base_s(rows)
         return None if base_s is None else self._factor * (base_s + (self._cell_s or 0.0) * n_attended)
 
-    def budget(self, has_streams: bool, n_cells: int = 0) -> int:
+    def budget(self, has_streams: bool, n_cells: int = 0, most_mixed: int = GRID[-1]) -> int:
         """Rows for the next step, each of which attends to n_cells.
 
         While streams wait: the fewest that come within ROW_WORTH of the best price per row inside the goal, because a
-        larger step would only keep them waiting. Without any: the most within PATIENCE goals.
+        larger step would only keep them waiting, and at most most_mixed. Without any: the most within PATIENCE goals.
         """
         goal_s = self._goal_s * (1 if has_streams else PATIENCE)
         priced = [(rows, self.seconds(rows, rows * n_cells) or 0.0) for rows in sorted(self._points)]
-        fitting = [(rows, seconds) for rows, seconds in priced if seconds <= goal_s]
+        most = most_mixed if has_streams else self._max_rows
+        fitting = [(rows, seconds) for rows, seconds in priced if seconds <= goal_s and rows <= most]
         if self.missing:
             blind = BLIND_ROWS if has_streams else BLIND_PROMPT_ROWS
             return min(max([blind, *(rows for rows, _ in fitting)]), self._max_rows)
