@@ -276,7 +276,7 @@ def build(
         try:
             source = llama_patch.apply(source, cache_root() / "llama.cpp" / name)
         except llama_patch.Mismatch as error:
-            die(f"our change to llama.cpp does not fit: {error}", "hold scripts/llama_patch.py against the new tree")
+            die(f"our changes to llama.cpp do not fit: {error}", "hold scripts/llama_patch.py against the new tree")
     common = common_options(source, sysroot, pins["LLAMA_CPP_COMMIT"])
     openblas = find_openblas(sysroot or Path("/"), variants[0].machine)
     if shutil.which("ccache"):  # makes the next build of the same tree cheap and changes nothing in it

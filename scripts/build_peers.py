@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Build llama-server for the benchmark, from the tree and with the flags of this machine's own library set.
 
-What is compared then differs in the server, and in the one change that our sets make to llama.cpp (llama_patch.py):
+What is compared then differs in the server, and in what our sets change in llama.cpp's kernels (llama_patch.py):
 same tree, same compiler, same CPU flags, no OpenBLAS. Lays out a set like those of build_libllama.py and prints its
 folder. Standard library only.
 """

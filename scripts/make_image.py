@@ -160,7 +160,7 @@ def forget_old_bakes(newest: Path) -> None:
 def test(stages: Stages, baked: Path) -> Path:
     """Boot fresh copies and test them, unless these tests passed for this bake before; returns the boot report."""
     tools = (f"scripts/{name}.py" for name in ("test_image", "vm", "imds", "probe_kvm", "problem"))
-    key = key_of(tree_files("tests/image", *tools))
+    key = key_of(tree_files("tests/image", "tests/kernels.py", *tools))
     report = baked / f"boot-{key}.json"
     if report.exists():
         stages.skip("boot tests", "passed before for this very image and these tests")

@@ -104,7 +104,8 @@ def llama_cpp(sets: Sequence[dict]) -> dict:
     ]
     owner, name = LLAMA_CPP.split("/")
     purl = _purl("github", name, commit, owner)
-    change = {"patches": [{"type": "unofficial"}], "notes": f"{llama_patch.OPS}, by scripts/llama_patch.py"}
+    files = ", ".join(str(file) for file in llama_patch.files())
+    change = {"patches": [{"type": "unofficial"}], "notes": f"{files}: by scripts/llama_patch.py"}
     return _component("library", name, commit, purl, licenses=_licenses("MIT"), properties=origin, pedigree=change)
 
 

@@ -1,7 +1,7 @@
-"""Which kind of attention is faster on this machine: measured, because kernels differ by a factor of fifteen.
+"""Which kind of attention is faster on this machine with this model: measured.
 
-Flash attention reads only a sequence's own cells, but some CPUs have a slow kernel for few rows; plain attention is one
-matrix product over all cells in use, whoever's they are. The mix is a few chats at once: prompts in the steps that
+Flash attention reads only a sequence's own cells, but is slow for a stream whose heads share no key; plain attention is
+one matrix product over all cells in use, whoever's they are. The mix is a few chats at once: prompts in the steps that
 running answers allow, then the answers. Knows the model's calls for it, and wants every sequence empty. Knows nothing
 of requests or of the prefix cache; belongs to the engine thread.
 """

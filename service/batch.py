@@ -23,9 +23,6 @@ from .scheduler import plan as share_out
 
 log = logging.getLogger(__name__)
 
-# llama.cpp computes the attention of 64 rows together from that number on (GGML_FA_TILE_Q): rows of different sequences
-# then look at each other's cells, and 64 rows cost half as much again as 48 (2 cores of an AMD EPYC, November 2026)
-MOST_MIXED = 63
 MAX_FAULTS = 3  # requests in a row that the model fails before the process gives up on it
 
 Plan = list[tuple[Run, int]]  # rows of each run
@@ -73,8 +70,7 @@ class Batch:
         """Who gets how many rows, with room in the cache made for all of them."""
         while self._runs:
             gaps = [run.n_gap for run in self._runs]
-            most = MOST_MIXED if self._model.has_flash_attention else self._model.max_batch
-            budget = self._cost.budget(has_streams=1 in gaps, n_cells=self._count_attended(), most_mixed=most)
+            budget = self._cost.budget(has_streams=1 in gaps, n_cells=self._count_attended())
             rows = share_out(gaps, budget, self._model.max_batch)
             if self._cache.make_room(sum(rows)):
                 plan = [(run, self._cut(run, n)) for run, n in zip(self._runs, rows, strict=True) if n]

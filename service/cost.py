@@ -118,16 +118,15 @@ class StepCost:
         base_s = self.base_s(rows)
         return None if base_s is None else self._factor * (base_s + (self._cell_s or 0.0) * n_attended)
 
-    def budget(self, has_streams: bool, n_cells: int = 0, most_mixed: int = GRID[-1]) -> int:
+    def budget(self, has_streams: bool, n_cells: int = 0) -> int:
         """Rows for the next step, each of which attends to n_cells.
 
         While streams wait: the fewest that come within ROW_WORTH of the best price per row inside the goal, because a
-        larger step would only keep them waiting, and at most most_mixed. Without any: the most within PATIENCE goals.
+        larger step would only keep them waiting. Without any: the most within PATIENCE goals.
         """
         goal_s = self._goal_s * (1 if has_streams else PATIENCE)
         priced = [(rows, self.seconds(rows, rows * n_cells) or 0.0) for rows in sorted(self._points)]
-        most = most_mixed if has_streams else self._max_rows
-        fitting = [(rows, seconds) for rows, seconds in priced if seconds <= goal_s and rows <= most]
+        fitting = [(rows, seconds) for rows, seconds in priced if seconds <= goal_s and rows <= self._max_rows]
         if self.missing:
             blind = BLIND_ROWS if has_streams else BLIND_PROMPT_ROWS
             return min(max([blind, *(rows for rows, _ in fitting)]), self._max_rows)

@@ -2,9 +2,11 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
+KERNELS = Path(__file__).resolve().parents[1] / "kernels.py"
 SECURITY_AT_MOST = 2.5  # systemd-analyze's scale: 0 shut in, 10 free; a bare unit has 9.2
 CPU_FLAGS = {"a2": {"i8mm", "bf16", "asimddp"}, "a1": {"asimddp"}}
 
@@ -154,6 +156,15 @@ def test_llama_bench_measures_the_model(host):
     done = host.run("/opt/llamakiln/bin/llama-bench -m /opt/llamakiln/models/*.gguf -p 8 -n 2 -r 1 -o json")
     assert done.rc == 0
     assert '"avg_ts"' in done.stdout
+
+
+def test_kernels_we_changed_compute_what_they_should(host, facts):
+    """scripts/llama_patch.py, in the library set that serves, on this CPU."""
+    program = "/opt/llamakiln/venv/bin/python -c %s %s"
+    done = host.run(program, KERNELS.read_text(), f"/opt/llamakiln/lib/{loaded_set(facts)}")
+    assert re.search(r"^\d{2,} ok, \d+ none, 0 WRONG$", done.stdout, re.M), done.stdout[-2000:] + done.stderr[-2000:]
+    assert "none Attention" not in done.stdout
+    assert done.rc == 0
 
 
 def test_metrics_are_there_for_the_node_itself(host):

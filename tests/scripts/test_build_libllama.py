@@ -20,6 +20,7 @@ import pytest
 from build_libllama import A1_FEATURES, A2_FEATURES, arm64_variants, native_variants
 from hypothesis import given
 from hypothesis import strategies as st
+from llama_tree import write_tree
 
 from service.library import read_sets
 
@@ -185,18 +186,15 @@ def test_only_code_is_searched(tmp_path):
 # ---- the build
 
 
-def write_tree(cache: Path, ops: str) -> None:
-    """The sdist's llama.cpp, as much of it as our change looks at."""
+def vendored(cache: Path) -> Path:
     name = f"llama_cpp_python-{PINS['LLAMA_CPP_PYTHON_VERSION']}"
-    file = cache / "sdist" / PINS["LLAMA_CPP_PYTHON_SHA256"] / name / "vendor/llama.cpp" / llama_patch.OPS
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(f"// first\n{ops}\n// last\n")
+    return cache / "sdist" / PINS["LLAMA_CPP_PYTHON_SHA256"] / name / "vendor/llama.cpp"
 
 
 @pytest.fixture
 def workshop(tmp_path):
     """A cache with an sdist in it, and stand-ins for the compilers in front of the real ones: environment variables."""
-    write_tree(tmp_path / "cache", "\n".join(line for line, _, _ in llama_patch.EDITS))
+    write_tree(vendored(tmp_path / "cache"))
     write_program(tmp_path / "bin/cmake", '#!/bin/sh\necho "cmake $*" >>"$CALLS"\n')
     write_program(
         tmp_path / "bin/ninja",
@@ -251,18 +249,18 @@ def test_commit_and_openblas_choice_reach_cmake(workshop):
     assert {f"-DLLAMA_BUILD_COMMIT={PINS['LLAMA_CPP_COMMIT']}", "-DGGML_BLAS=OFF"} <= set(call)
 
 
-def test_our_change_is_compiled(workshop):
+def test_our_changes_are_compiled(workshop):
     assert run("build_libllama.py", "native", **workshop).returncode == 0
     source = Path(re.search(r"-S (\S+)", calls(workshop, "cmake")[0])[1])
     assert source.is_relative_to(workshop["LLAMAKILN_CACHE"]) and llama_patch.key() in source.name
-    assert llama_patch.COUNT in (source / llama_patch.OPS).read_text()
+    assert (source / llama_patch.CPU / llama_patch.HEADER.name).exists()
 
 
-def test_tree_that_our_change_does_not_fit_is_not_built(workshop):
-    write_tree(Path(workshop["LLAMAKILN_CACHE"]), "int other;")
+def test_tree_that_our_changes_do_not_fit_is_not_built(workshop):
+    (vendored(Path(workshop["LLAMAKILN_CACHE"])) / llama_patch.OPS).write_text("int other;")
     done = run("build_libllama.py", "native", **workshop)
     assert done.returncode == 1
-    assert "error: our change to llama.cpp does not fit: ggml/src/ggml-cpu/ops.cpp: " in done.stderr
+    assert "error: our changes to llama.cpp do not fit: ggml/src/ggml-cpu/ops.cpp: " in done.stderr
     assert "try: hold scripts/llama_patch.py against the new tree" in done.stderr
     assert not calls(workshop, "cmake")
 

@@ -1,31 +1,29 @@
-"""Our change to llama.cpp goes where it was meant for, or nowhere, and leaves the tree it came from alone."""
+"""Our changes to llama.cpp go where they were meant for, or nowhere, and leave the tree they came from alone."""
 
+import re
 import subprocess
 from pathlib import Path
 
 import llama_patch
 import pytest
+from llama_tree import write_tree
 
-LINES = [line for line, _, _ in llama_patch.EDITS]
+EDITS = llama_patch.EDITS
 
 
 @pytest.fixture
 def tree(tmp_path) -> Path:
-    """As much of a llama.cpp as the change looks at."""
-    ops = tmp_path / "tree" / llama_patch.OPS
-    ops.parent.mkdir(parents=True)
-    ops.write_text("\n".join(["// first", *LINES, "// last", ""]))
-    (tmp_path / "tree/CMakeLists.txt").write_text("project(llama)\n")
-    return tmp_path / "tree"
+    return write_tree(tmp_path / "tree")
 
 
-def test_copy_has_the_change_and_the_original_has_not(tree, tmp_path):
-    before = (tree / llama_patch.OPS).read_text()
+def test_copy_has_the_changes_and_the_original_has_not(tree, tmp_path):
+    before = {file: (tree / file).read_text() for file in {edit.file for edit in EDITS}}
     target = llama_patch.apply(tree, tmp_path / "made/here")
-    changed = (target / llama_patch.OPS).read_text()
-    for line, added_before, added_after in llama_patch.EDITS:
-        assert f"\n{added_before}{line}\n{added_after}" in changed
-    assert (tree / llama_patch.OPS).read_text() == before != changed
+    for edit in EDITS:
+        assert edit.result in (target / edit.file).read_text()
+        assert edit.found in edit.result or edit.found not in (target / edit.file).read_text()
+    assert {file: (tree / file).read_text() for file in before} == before
+    assert (target / llama_patch.CPU / llama_patch.HEADER.name).read_text() == llama_patch.HEADER.read_text()
     assert (target / "CMakeLists.txt").samefile(tree / "CMakeLists.txt")
     assert [path.name for path in target.parent.iterdir()] == ["here"]
 
@@ -36,12 +34,12 @@ def test_it_is_made_once(tree, tmp_path):
     assert llama_patch.apply(tree, target) == target
 
 
-@pytest.mark.parametrize("line", LINES)
-@pytest.mark.parametrize(("lines", "n"), [([], 0), (["", ""], 2)])
-def test_another_tree_is_refused(tree, tmp_path, line, lines, n):
-    ops = tree / llama_patch.OPS
-    ops.write_text(ops.read_text().replace(f"\n{line}\n", "\n".join(["", *(line for _ in lines), ""])))
-    with pytest.raises(llama_patch.Mismatch, match=f"is there {n} times, not once"):
+@pytest.mark.parametrize("edit", EDITS, ids=lambda edit: edit.found.strip().splitlines()[0])
+@pytest.mark.parametrize("n", [0, 2])
+def test_another_tree_is_refused(tree, tmp_path, edit, n):
+    file = tree / edit.file
+    file.write_text(file.read_text().replace(edit.found, edit.found * n))
+    with pytest.raises(llama_patch.Mismatch, match=f"{edit.file.name}: .* is there {n} times, not once"):
         llama_patch.apply(tree, tmp_path / "made")
     assert not (tmp_path / "made").exists()
 
@@ -56,12 +54,23 @@ def test_failed_copy_leaves_nothing(tree, tmp_path, monkeypatch):
     assert list((tmp_path / "made").iterdir()) == []
 
 
+def test_key_names_the_header_and_the_edits(tmp_path, monkeypatch):
+    before = llama_patch.key()
+    with monkeypatch.context() as patch:
+        patch.setattr(llama_patch, "EDITS", EDITS[1:])
+        assert llama_patch.key() != before
+    (tmp_path / llama_patch.HEADER.name).write_text(llama_patch.HEADER.read_text() + "// more\n")
+    monkeypatch.setattr(llama_patch, "HEADER", tmp_path / llama_patch.HEADER.name)
+    assert llama_patch.key() != before
+
+
 def test_hidden_cells_are_counted_in_whole_blocks(tmp_path):
     """The C function itself, against counting one by one."""
+    function = re.search(r"^static int64_t count_hidden_cells.*?^}$", llama_patch.HEADER.read_text(), re.M | re.S)[0]
     source = tmp_path / "count.c"
     source.write_text(
         "#include <stdint.h>\n#include <stdio.h>\n#include <string.h>\ntypedef uint16_t ggml_fp16_t;\n"
-        + llama_patch.COUNT
+        + function
         + """
 int main(void) {
     ggml_fp16_t mask[200];

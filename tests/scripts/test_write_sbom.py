@@ -85,7 +85,9 @@ def test_what_scanners_do_not_see_is_listed():
     engine = parts["llama.cpp"]
     assert engine["purl"] == "pkg:github/ggml-org/llama.cpp@0c1e57098"
     assert {"name": "llamakiln:taken_from_sha256", "value": "8" * 64} in engine["properties"]
-    assert engine["pedigree"]["notes"] == "ggml/src/ggml-cpu/ops.cpp, by scripts/llama_patch.py"
+    changed = ("grouped_attention.h", "ops.cpp", "repack.cpp")
+    notes = ", ".join(f"ggml/src/ggml-cpu/{name}" for name in changed)
+    assert engine["pedigree"]["notes"] == f"{notes}: by scripts/llama_patch.py"
     assert parts["OpenBLAS"]["version"] == "0.3.20"
     assert parts["llama-cpp-python"]["hashes"] == [{"alg": "SHA-256", "content": "8" * 64}]
     weights = parts["tinyllama-1.1b-chat-v1.0.Q4_0.gguf"]

@@ -37,14 +37,6 @@ def test_budget_is_the_fewest_rows_at_the_best_price_within_the_goal():
     assert StepCost(2.0, 256, Measured(MEASURED)).budget(has_streams=True) == 32  # 64 rows cost twice as much
 
 
-def test_mixed_steps_can_be_bounded():
-    cost = StepCost(0.35, 256, Measured({16: 0.08, 48: 0.2, 64: 0.21, 96: 0.33, 128: 0.5, 192: 0.8}))
-    assert cost.budget(has_streams=True) == 64 and cost.budget(has_streams=True, most_mixed=63) == 48
-    assert cost.budget(has_streams=False, most_mixed=63) == 256
-    partly = StepCost(0.35, 256, Measured({16: 0.08, 64: 0.21}))
-    assert partly.budget(has_streams=True) == 64 and partly.budget(has_streams=True, most_mixed=63) == 32
-
-
 def test_without_streams_steps_may_be_longer():
     assert StepCost(0.2, 256, Measured(MEASURED)).budget(has_streams=False) == 128
     few = {1: 0.05, 16: 0.2, 24: 0.4, 32: 0.4}  # measuring stops at steps so long

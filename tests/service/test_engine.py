@@ -70,22 +70,6 @@ def test_long_prompt_is_computed_in_batches():
     assert model.batches == [16, 16, 12, 1]  # 44 tokens of prompt, then the first of the answer
 
 
-@pytest.mark.parametrize(("is_flash", "n_rows"), [(True, 48), (False, 128)])
-def test_flash_attention_mixes_less_than_64_rows(tmp_path: Path, is_flash: bool, n_rows: int):
-    steps = {str(rows): 0.001 * rows for rows in (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)}
-    steps |= {"48": 0.04, "128": 0.08}
-    (tmp_path / "steps.json").write_text(json.dumps({"steps": steps, "cell_s": 0.0, "flash_attention": is_flash}))
-    model = FakeModel(lambda prompt: "y" * 50, max_batch=256)
-    model.has_flash_attention = is_flash
-    engine = load(model, state_dir=tmp_path)
-    submit(engine, "stream")
-    run(engine, 2)
-    model.batches.clear()
-    submit(engine, "x" * 400)
-    run(engine, 2)
-    assert model.batches == [n_rows, n_rows]
-
-
 def test_one_step_makes_at_most_one_token():
     engine = load(FakeModel(lambda prompt: "yes"))
     request = submit(engine)

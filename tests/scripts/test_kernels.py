@@ -1,0 +1,51 @@
+"""What scripts/llama_patch.py changes computes what it should, in this machine's library set (LLM_LIB_DIR). The same
+cases run on the image (tests/image/test_service.py)."""
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from service import library
+from tests import kernels
+
+EVERYWHERE = (kernels.Q4_0, kernels.Q4_K)  # the types that ggml rearranges on every CPU we build for
+
+
+@pytest.fixture(scope="module")
+def folder() -> Path:
+    features = library.read_cpu_features(library.CPUINFO.read_text())
+    return library.choose_library(Path(os.environ["LLM_LIB_DIR"]), "off", platform.machine(), features).path
+
+
+@pytest.fixture(scope="module")
+def ggml(folder) -> kernels.Ggml:
+    return kernels.Ggml(folder)
+
+
+@pytest.mark.parametrize("case", kernels.ATTENTION, ids=lambda case: case.name)
+def test_attention_is_its_formula(ggml, case):
+    assert kernels.error(case, ggml) <= case.tolerance
+
+
+@pytest.mark.parametrize(
+    "case",
+    [case for case in kernels.PRODUCTS if case.kind in EVERYWHERE],
+    ids=lambda case: f"type {case.kind}, {case.rows} rows of {case.n_out}, {case.threads} threads",
+)
+def test_rearranged_weights_give_the_same_product(ggml, case):
+    """Whatever the number of rows is, filled up or not."""
+    assert kernels.error(case, ggml) <= case.tolerance
+
+
+def test_as_a_program_it_says_what_is_wrong(folder, tmp_path):
+    """As it is sent to a node; with a tolerance that nothing meets, it must fail."""
+    text = Path(kernels.__file__).read_text()
+    done = subprocess.run([sys.executable, "-c", text, folder], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stdout.splitlines()[-1].endswith(" 0 WRONG")
+    strict = text.replace("EXACT = 2e-5", "EXACT = 1e-9")
+    done = subprocess.run([sys.executable, "-c", strict, folder], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "WRONG Attention(name='a prompt'" in done.stdout
