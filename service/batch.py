@@ -121,14 +121,7 @@ class Batch:
         self._cost.observe(n_rows, decode_s, self._sum_attended(plan))
         self._metrics.decode_s.observe(decode_s)
         self._metrics.rows.observe(n_rows)
-        end = 0
-        for run, n in plan:
-            end += n
-            try:
-                self._advance(run, n, end)
-                self._n_faults = 0
-            except Exception as error:
-                self._fail(run, error)
+        self._advance_all(plan)
         self.n_cells_used = self._cache.count_cells()
 
     def _sum_attended(self, plan: Plan) -> int:
@@ -144,17 +137,41 @@ class Batch:
             return Chunk(run.sequence.id, start, [*run.tokens[start:], *run.draft], n)
         return Chunk(run.sequence.id, start, run.tokens[start : start + n], int(n == run.n_gap))
 
-    def _advance(self, run: Run, n: int, end: int) -> None:
-        """n rows of a run were computed, the last of them is row end - 1 of the step."""
+    def _advance_all(self, plan: Plan) -> None:
+        """All are sampled before the first gets its token: whoever is handed one wakes up and takes the interpreter
+        whenever llama.cpp is called."""
+        sampled: list[tuple[Run, int, int]] = []
+        end = 0
+        for run, n in plan:
+            end += n
+            try:
+                token = self._advance(run, n, end)
+                if token is None:
+                    self._n_faults = 0
+                else:
+                    sampled.append((run, token, end - 1))
+            except Exception as error:
+                self._fail(run, error)
+        for run, token, row in sampled:
+            try:
+                self._deliver(run, token, row)
+                self._n_faults = 0
+            except Exception as error:
+                self._fail(run, error)
+
+    def _advance(self, run: Run, n: int, end: int) -> int | None:
+        """n rows of a run were computed, the last of them is row end - 1 of the step. Returns its new token, if it has
+        caught up."""
         assert run.sequence is not None
         if run.draft:
             self._check_draft(run, end - n)
-            return
+            return None
         run.sequence.n_computed += n
         if run.n_gap == 0:
-            self._deliver(run, run.sample(end - 1), end - 1)
-        elif run.request.wants_progress:
+            return run.sample(end - 1)
+        if run.request.wants_progress:
             self._owner.report(run)
+        return None
 
     def _check_draft(self, run: Run, row: int) -> None:
         """Sample after each guessed token as long as the guesses are what was sampled: the answer is the same as
@@ -206,8 +223,7 @@ class Batch:
             n = min(n, run.n_gap)
             try:
                 self._model.decode([self._make_chunk(run, n)])
-                self._advance(run, n, n)
-                self._n_faults = 0
+                self._advance_all([(run, n)])
             except ModelFatal:
                 raise
             except Exception as own:

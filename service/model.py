@@ -181,6 +181,7 @@ class LlamaModel:
             raise ModelFatal(f"{path}: not a text generation model (it has an encoder or no decoder)")
         self._vocab = llama_cpp.llama_model_get_vocab(self._model)
         self.n_vocab = llama_cpp.llama_vocab_n_tokens(self._vocab)
+        self._bytes: dict[int, bytes] = {}  # of the tokens that were asked for
         self.shares = not (
             llama_cpp.llama_model_is_recurrent(self._model) or llama_cpp.llama_model_is_hybrid(self._model)
         )
@@ -223,7 +224,10 @@ class LlamaModel:
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes a token stands for; markers such as <|im_end|> stand for none. May be part of a character."""
-        return self._piece(token, special=False)
+        known = self._bytes.get(token)
+        if known is None:
+            known = self._bytes[token] = self._piece(token, special=False)
+        return known
 
     def is_end(self, token: int) -> bool:
         return bool(self._lib.llama_vocab_is_eog(self._vocab, token))

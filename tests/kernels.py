@@ -96,6 +96,7 @@ PRODUCTS = [
     Product(Q4_0, 7, threads=1),
     Product(Q4_0, 15, threads=7),
     Product(Q4_0, 3, n_out=8),
+    *(Product(Q4_0, rows, n_in=2048, n_out=40, threads=1) for rows in (16, 20, 40)),
 ]
 
 
@@ -258,12 +259,12 @@ def attention_error(case: Attention, ggml: Ggml) -> float:
     return float(np.abs(found - expected).max())
 
 
-def product_error(case: Product, ggml: Ggml) -> float | None:
-    """The greatest difference between the two products, as a share of the greatest value. None: this CPU's weights of
-    this type stay as they are."""
+def product(case: Product, ggml: Ggml) -> tuple[Any, Any] | None:
+    """Both products, as arrays of rows x n_out: by rearranged weights, by those in the file. More rows begin with the
+    same rows. None: this CPU's weights of this type stay as they are."""
     random = np.random.default_rng(20261127)
-    values = random.standard_normal((case.rows, case.n_in), np.float32)
     weights = random.standard_normal((case.n_out, case.n_in), np.float32)
+    values = random.standard_normal((case.rows, case.n_in), np.float32)
     raw = np.zeros(case.n_out * ggml.ggml_row_size(case.kind, case.n_in), np.uint8)
     ggml.ggml_quantize_chunk(case.kind, weights.ctypes.data, raw.ctypes.data, 0, case.n_out, case.n_in, None)
 
@@ -283,12 +284,18 @@ def product_error(case: Product, ggml: Ggml) -> float | None:
             return None
         ggml.ggml_backend_tensor_set(rearranged, raw.ctypes.data, 0, raw.nbytes)
         found = ggml.result(context, node, case.threads)
-        return float(np.abs(found - expected).max() / np.abs(expected).max())
+        return found.reshape(case.rows, case.n_out), expected.reshape(case.rows, case.n_out)
     finally:
         if buffer:
             ggml.ggml_backend_buffer_free(buffer)
         for each in (context, apart):
             ggml.ggml_free(each)
+
+
+def product_error(case: Product, ggml: Ggml) -> float | None:
+    """The greatest difference between the two products, as a share of the greatest value."""
+    both = product(case, ggml)
+    return None if both is None else float(np.abs(both[0] - both[1]).max() / np.abs(both[1]).max())
 
 
 def error(case: Attention | Product, ggml: Ggml) -> float | None:

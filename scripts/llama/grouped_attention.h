@@ -143,6 +143,7 @@ static bool sees_all_of(const ggml_fp16_t * mask, const ggml_fp16_t * earlier, i
     return true;
 }
 
+// Halves as ggml_cpu_fp16_to_fp32 reads them, but inline: a call for each cell and head cost 2 of a step's 33 ms.
 static inline void read_cell(
         float * GGML_RESTRICT to, const char * from, ggml_type type, ggml_to_float_t to_float, int64_t n) {
     if (type == GGML_TYPE_F16) {

@@ -253,7 +253,7 @@ def test_our_changes_are_compiled(workshop):
     assert run("build_libllama.py", "native", **workshop).returncode == 0
     source = Path(re.search(r"-S (\S+)", calls(workshop, "cmake")[0])[1])
     assert source.is_relative_to(workshop["LLAMAKILN_CACHE"]) and llama_patch.key() in source.name
-    assert (source / llama_patch.CPU / llama_patch.HEADER.name).read_text() == llama_patch.HEADER.read_text()
+    assert all((source / place).read_text() == header.read_text() for place, header in llama_patch.HEADERS.items())
     for edit in llama_patch.EDITS:
         assert edit.result in (source / edit.file).read_text()
 

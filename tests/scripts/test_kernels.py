@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from service import library
@@ -39,6 +40,16 @@ def test_attention_is_its_formula(ggml, case):
 def test_rearranged_weights_give_the_same_product(ggml, case):
     """Whatever the number of rows is, filled up or not."""
     assert kernels.error(case, ggml) <= case.tolerance
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="our product is for x86-64; ggml's own make no such promise")
+@pytest.mark.parametrize("rows", [4, 7, 12, 13, 20, 32])
+def test_a_row_has_the_same_product_in_company(ggml, rows):
+    """To the last bit: a single row is multiplied by ggml's kernel, more of them by ours (vnni_product.h)."""
+    shape = {"n_in": 2048, "n_out": 40, "threads": 1}
+    alone, _ = kernels.product(kernels.Product(kernels.Q4_0, 1, **shape), ggml)
+    among, _ = kernels.product(kernels.Product(kernels.Q4_0, rows, **shape), ggml)
+    assert np.array_equal(among[0], alone[0])
 
 
 def test_as_a_program_it_says_what_is_wrong(folder, tmp_path):

@@ -23,7 +23,10 @@ def test_copy_has_the_changes_and_the_original_has_not(tree, tmp_path):
         assert edit.result in (target / edit.file).read_text()
         assert edit.found in edit.result or edit.found not in (target / edit.file).read_text()
     assert {file: (tree / file).read_text() for file in before} == before
-    assert (target / llama_patch.CPU / llama_patch.HEADER.name).read_text() == llama_patch.HEADER.read_text()
+    for place, header in llama_patch.HEADERS.items():
+        assert (target / place).read_text() == header.read_text()
+        includer = target / {edit.file for edit in EDITS if f'#include "{header.name}"' in edit.made}.pop()
+        assert place.parent == includer.relative_to(target).parent
     assert (target / "CMakeLists.txt").samefile(tree / "CMakeLists.txt")
     assert [path.name for path in target.parent.iterdir()] == ["here"]
 
@@ -54,19 +57,21 @@ def test_failed_copy_leaves_nothing(tree, tmp_path, monkeypatch):
     assert list((tmp_path / "made").iterdir()) == []
 
 
-def test_key_names_the_header_and_the_edits(tmp_path, monkeypatch):
+@pytest.mark.parametrize("place", llama_patch.HEADERS, ids=lambda place: place.name)
+def test_key_names_the_headers_and_the_edits(tmp_path, monkeypatch, place):
     before = llama_patch.key()
     with monkeypatch.context() as patch:
         patch.setattr(llama_patch, "EDITS", EDITS[1:])
         assert llama_patch.key() != before
-    (tmp_path / llama_patch.HEADER.name).write_text(llama_patch.HEADER.read_text() + "// more\n")
-    monkeypatch.setattr(llama_patch, "HEADER", tmp_path / llama_patch.HEADER.name)
+    other = tmp_path / place.name
+    other.write_text(llama_patch.HEADERS[place].read_text() + "// more\n")
+    monkeypatch.setitem(llama_patch.HEADERS, place, other)
     assert llama_patch.key() != before
 
 
 def test_hidden_cells_are_counted_in_whole_blocks(tmp_path):
     """The C function itself, against counting one by one."""
-    function = re.search(r"^static int64_t count_hidden_cells.*?^}$", llama_patch.HEADER.read_text(), re.M | re.S)[0]
+    function = re.search(r"^static int64_t count_hidden_cells.*?^}$", llama_patch.ATTENTION.read_text(), re.M | re.S)[0]
     source = tmp_path / "count.c"
     source.write_text(
         "#include <stdint.h>\n#include <stdio.h>\n#include <string.h>\ntypedef uint16_t ggml_fp16_t;\n"
