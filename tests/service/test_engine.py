@@ -18,7 +18,7 @@ from service.engine import REST_S, Engine, Limits, Phase
 from service.errors import ClientGone, Draining, ModelError, ModelFatal, NoRoom, NotReady, QueueFull, TimedOut
 from service.metrics import Metrics
 from service.request import Done, Event, Failed, FinishReason, Piece, Progress, Request, SamplingParams
-from tests.fakes import FakeClock, FakeModel, echo
+from tests.fakes import FakeClock, FakeModel, FakeSampler, echo
 from tests.service.door import make_engine, make_request, wait_until
 
 
@@ -366,6 +366,22 @@ def test_streams_advance_together():
     run(engine)
     assert [outcome(request)[0] for request in requests] == ["abcdef"] * 3
     assert model.batches.count(3) >= 5  # three tokens in one step
+
+
+def test_all_are_sampled_before_the_first_gets_its_token(monkeypatch: pytest.MonkeyPatch):
+    engine = load(FakeModel(lambda prompt: "long answer"))
+    requests = [submit(engine, f"{i}") for i in range(3)]
+    happened: list[str] = []
+    sample, deliver = FakeSampler.sample, Request.deliver
+    monkeypatch.setattr(FakeSampler, "sample", lambda *a: (happened.append("sampled"), sample(*a))[1])
+    monkeypatch.setattr(Request, "deliver", lambda *a: (happened.append("handed out"), deliver(*a))[1])
+    engine.step(idle_s=0)
+    while len(happened) < 6:
+        happened.clear()
+        engine.step(idle_s=0)
+    assert happened == ["sampled"] * 3 + ["handed out"] * 3
+    run(engine)
+    assert [outcome(request)[0] for request in requests] == ["long answer"] * 3
 
 
 def test_newcomer_joins_a_running_stream():
