@@ -11,8 +11,9 @@ of 50 ms.
 On x86-64 with AVX-512 and VNNI, llama/vnni_product.h computes the products by Q4_0 weights, and rows are always filled
 up. Eight rows: 17 instead of 39 ms; 32 rows: 51 instead of 108 ms. On Arm the products are ggml's.
 
-Times are medians of a step of TinyLlama's shape in Q4_0 on 2 cores of an AMD EPYC, November 2026. Attention and filling
-up are C++ for x86-64 and Arm; on Arm their results are tested, and no time was measured.
+Times are medians of a step of TinyLlama's shape in Q4_0 on 2 cores of an AMD EPYC, November 2026, each against what was
+there before it. Attention and filling up are C++ for x86-64 and Arm; on Arm their results are tested, and no time was
+measured.
 
 Knows where in the pinned tree the changes go, and stops if it is not so any more. Standard library only.
 """
