@@ -267,7 +267,7 @@ struct grouped_attention {
         const int64_t N = GGML_PAD(n_columns, GGML_F32_EPR);
         float * base = (float *) params->wdata + params->ith*(GROUPED_COLUMNS*DK + 2*GROUPED_COLUMNS*GROUPED_CELLS
             + GROUPED_COLUMNS*DV + GROUPED_CELLS*DV + GROUPED_CELLS*DK + CACHE_LINE_SIZE_F32);
-        // From a cache line on: else each vector of AVX-512 lies across two. The reserved room for scores is twice theirs.
+        // From a cache line on: else each vector of AVX-512 lies across two. Twice the scores' room is reserved.
         base = (float *) (((uintptr_t) base + 63) & ~(uintptr_t) 63);
 
         if (n_columns < GROUPED_WORTH) {
