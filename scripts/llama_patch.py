@@ -75,11 +75,9 @@ EDITS = (
         """\
     // Llamakiln: whether the last rows of so many are filled up to four.
     static bool fills_up(int64_t n_rows) {
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VNNI__)
-        if (std::is_same_v<BLOC_TYPE, block_q4_0> && n_rows > 4) {
-            return n_rows % 4 > 0;  // the product for sixteen rows costs least
+        if (std::is_same_v<BLOC_TYPE, block_q4_0> && ggml_cpu_has_avx512_vnni() && n_rows > 4) {
+            return n_rows % 4 > 0;  // by vnni_product.h
         }
-#endif
         return n_rows % 4 > 1 || n_rows % 16 == 13;
     }
 

@@ -138,8 +138,8 @@ class Batch:
         return Chunk(run.sequence.id, start, run.tokens[start : start + n], int(n == run.n_gap))
 
     def _advance_all(self, plan: Plan) -> None:
-        """All are sampled before the first gets its token: whoever is handed one wakes up and takes the interpreter
-        whenever llama.cpp is called."""
+        """All are sampled before the first gets its token, guesses apart: whoever is handed one wakes up and takes the
+        interpreter whenever llama.cpp is called."""
         sampled: list[tuple[Run, int, int]] = []
         end = 0
         for run, n in plan:

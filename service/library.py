@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import functools
 import importlib.util
 import json
 import logging
@@ -65,6 +66,7 @@ def read_chosen() -> str | None:
     return Path(path).name if path else None
 
 
+@functools.cache
 def read_binding_version() -> str:
     """Of the installed binding, from the name of the folder that says so: importlib.metadata would bring a parser of
     e-mail along, 20 ms of each start. Raises ConfigError if there is none."""

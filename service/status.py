@@ -32,7 +32,6 @@ class Status:
     def __init__(self, metrics: Metrics, *, image: Path = IMAGE, clock: Callable[[], float] = time.monotonic) -> None:
         self._metrics = metrics
         self._image = read_image(image)
-        self._binding = library.read_binding_version()
         self._clock = clock
         self._started = clock()
         self._rows: deque[tuple[float, ...]] = deque(maxlen=N_ROWS)
@@ -56,7 +55,7 @@ class Status:
             "model": model,
             "image": self._image,
             "library_set": library.read_chosen(),
-            "llama_cpp_python": self._binding,
+            "llama_cpp_python": library.read_binding_version(),
             "metrics": self._metrics.numbers(),
             "history": {
                 "every_s": EVERY_S,

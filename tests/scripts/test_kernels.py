@@ -52,7 +52,7 @@ def test_a_row_has_the_same_product_in_company(ggml, rows):
     assert np.array_equal(among[0], alone[0])
 
 
-def test_as_a_program_it_says_what_is_wrong(folder, tmp_path):
+def test_as_a_program_it_says_what_is_wrong(folder):
     """As it is sent to a node; with a tolerance that nothing meets, it must fail."""
     text = Path(kernels.__file__).read_text()
     done = subprocess.run([sys.executable, "-c", text, folder], capture_output=True, text=True, check=False)

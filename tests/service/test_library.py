@@ -207,6 +207,7 @@ def test_version_of_the_binding_is_the_one_its_package_says():
 
 def test_missing_binding_is_named(monkeypatch):
     monkeypatch.setattr(library.importlib.util, "find_spec", lambda name: None)
+    library.read_binding_version.cache_clear()
     with pytest.raises(ConfigError, match="llama-cpp-python is not installed"):
         library.read_binding_version()
 
