@@ -32,7 +32,7 @@ fi
 
 case $1 in
   random)
-    lib_set=$("$python" -m service.library --lib-dir "$sets" --blas off)
+    lib_set=$("$python" -m service.llama.library --lib-dir "$sets" --blas off)
     model=$("$python" -m tests.bench.random_model --folder "$(cache_root)/bench" --lib-set "$lib_set" \
       --vocabulary "$tree/vendor/llama.cpp/models/ggml-vocab-llama-spm.gguf")
     ;;

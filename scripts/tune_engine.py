@@ -56,7 +56,7 @@ def score(figures: dict[str, float]) -> float:
 def measure(settings: dict[str, str]) -> dict[str, float]:
     """In this process: tokens per second of prompts and of STREAMS streams with PROMPT_TOKENS of context each."""
     from service import __main__, config
-    from service.model import Chunk
+    from service.protocol import Chunk
 
     changes = dict(settings)
     is_unified = changes.pop(UNIFIED, "on") == "on"

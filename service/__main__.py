@@ -1,4 +1,4 @@
-"""`python -m service`: read the settings, begin to load the model, then run the process.
+"""`python -m service`: read the settings, begin to load the model, wire the floors together, run the process.
 
 Loading is most of a cold start and happens inside llama.cpp, so it begins in a thread of its own before the web
 libraries are imported: on two cores they cost nothing then. What it needs of Python comes before that thread, because
@@ -12,12 +12,23 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from . import config, cost, keys, library, machine
+from . import config
+from .api import keys
 from .config import Config
-from .cost import Measured
-from .errors import EXIT_CONFIG, ConfigError
-from .model import MIN_SEQUENCES, LlamaModel, Model, import_binding, read_ahead
+from .engine import cost
+from .engine.cost import Measured
+from .errors import EXIT_CONFIG, EXIT_SOFTWARE, ConfigError
+from .llama import library, machine
+from .llama.binding import import_binding
+from .llama.model import MIN_SEQUENCES, LlamaModel, read_ahead
+from .protocol import Model
+
+if TYPE_CHECKING:
+    from .engine.engine import Limits
+
+log = logging.getLogger("service")
 
 # Python's 5 ms are how long a thread that comes back from llama.cpp may wait for one that imports or writes: of the
 # dozens of short calls while a model loads that took 0.06 s of a cold start (2 cores of an AMD EPYC, November 2026).
@@ -48,9 +59,67 @@ def main(arguments: Sequence[str], environ: Mapping[str, str], prepare: Callable
         return EXIT_CONFIG
     sys.setswitchinterval(SWITCH_S)
 
-    from .process import serve
+    return run(settings, loading.wait, api_keys)
 
-    return serve(settings, loading.wait, api_keys)
+
+def run(settings: Config, load_model: Load, api_keys: keys.Keys) -> int:
+    """Engine, application and server, wired together, in a running process. Returns its exit code."""
+    from .api.app import make_app
+    from .api.server import Server
+    from .api.status import Status
+    from .engine.engine import Engine
+    from .metrics import Metrics
+    from .notice import Heartbeat, notify
+    from .process import open_mailbox, serve
+
+    mailbox = open_mailbox()
+    address = settings.notify_socket
+    metrics = Metrics()
+    status = Status(metrics, library_set=library.read_chosen(), binding=library.read_binding_version())
+    heartbeat = Heartbeat(address, settings.watchdog_s)
+
+    def beat(now: float) -> None:
+        heartbeat.beat(now)
+        status.beat(now)
+
+    engine = Engine(
+        load_model,
+        limits=make_limits(settings),
+        metrics=metrics,
+        state_path=lambda name: machine.state_path(settings, name),
+        on_ready=lambda: notify(address, "READY=1\nSTATUS=ready"),
+        on_fatal=mailbox.put,
+        on_beat=beat,
+    )
+    try:
+        server = Server(
+            make_app(settings, engine, metrics, keys=api_keys, status=status),
+            host=settings.host,
+            port=settings.port,
+            max_streams=(settings.max_streams or cost.MAX_STREAMS) + settings.max_queue,
+            max_body_bytes=settings.max_body_bytes,
+        )
+    except OSError as error:
+        log.critical("LLM_HOST=%s LLM_PORT=%d: cannot listen: %s", settings.host, settings.port, error.strerror)
+        return EXIT_SOFTWARE
+    return serve(settings, engine, server, mailbox)
+
+
+def make_limits(settings: Config) -> Limits:
+    """The engine's part of the settings."""
+    from .engine.engine import Limits
+
+    return Limits(
+        max_streams=settings.max_streams,
+        max_queue=settings.max_queue,
+        max_queue_tokens=settings.max_queue_tokens,
+        max_wait_s=settings.max_wait_s,
+        timeout_s=settings.request_timeout_s,
+        step_s=settings.step_ms / 1e3,
+        speculates=settings.speculate != "off",
+        system_prompt=settings.system_prompt,
+        chooses_attention=settings.flash_attn == config.AUTO,
+    )
 
 
 def prepare_llama(settings: Config, *, n_sequences: int | None = None, is_unified: bool = True) -> Load:

@@ -1,8 +1,8 @@
-"""The running process: engine, application and server wired together; signals; notices to systemd.
+"""The running process: signals, notices to systemd, and an orderly end.
 
 The main thread waits in one mailbox for what ends the process: a signal, or a fault of the engine or the server.
 SIGTERM drains: /readyz says 503 at once, nothing new is taken, what was accepted gets LLM_DRAIN_S to finish, exit 0.
-A second SIGTERM ends it now.
+A second SIGTERM ends it now. Knows of engine and server only what it calls.
 """
 
 from __future__ import annotations
@@ -12,56 +12,48 @@ import os
 import queue
 import signal
 from collections.abc import Callable
+from typing import Protocol
 
-from . import app, cost, keys, machine
-from .config import AUTO, Config
-from .engine import Engine, Limits
+from .config import Config
 from .errors import EXIT_SOFTWARE
-from .metrics import Metrics
-from .model import Model
-from .notice import Heartbeat, notify
-from .server import Server
-from .status import Status
+from .notice import notify
 
 log = logging.getLogger("service")
 
 STOP_S = 5.0  # how long a last step, and then the last bytes, may take once the drain is over
 
+Mailbox = queue.SimpleQueue[int | BaseException]
 
-def serve(settings: Config, load_model: Callable[[], Model], api_keys: keys.Keys) -> int:
-    mailbox: queue.SimpleQueue[int | BaseException] = queue.SimpleQueue()  # put is safe in a signal handler
+
+class Engine(Protocol):
+    def start(self) -> None: ...
+
+    def drain(self) -> None: ...
+
+    def wait_idle(self, timeout_s: float) -> bool: ...
+
+    def stop(self, timeout_s: float) -> bool: ...
+
+
+class Server(Protocol):
+    port: int
+
+    def start(self, on_fatal: Callable[[BaseException], None]) -> None: ...
+
+    def wait_flushed(self, timeout_s: float) -> bool: ...
+
+
+def open_mailbox() -> Mailbox:
+    """What the signals are put into."""
+    mailbox: Mailbox = queue.SimpleQueue()  # put is safe in a signal handler
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _frame: mailbox.put(number))
+    return mailbox
 
+
+def serve(settings: Config, engine: Engine, server: Server, mailbox: Mailbox) -> int:
+    """Start both and wait for the end. Returns the exit code."""
     address = settings.notify_socket
-    metrics = Metrics()
-    status = Status(metrics)
-    heartbeat = Heartbeat(address, settings.watchdog_s)
-
-    def beat(now: float) -> None:
-        heartbeat.beat(now)
-        status.beat(now)
-
-    engine = Engine(
-        load_model,
-        limits=make_limits(settings),
-        metrics=metrics,
-        state_path=lambda name: machine.state_path(settings, name),
-        on_ready=lambda: notify(address, "READY=1\nSTATUS=ready"),
-        on_fatal=mailbox.put,
-        on_beat=beat,
-    )
-    try:
-        server = Server(
-            app.make_app(settings, engine, metrics, keys=api_keys, status=status),
-            host=settings.host,
-            port=settings.port,
-            max_streams=(settings.max_streams or cost.MAX_STREAMS) + settings.max_queue,
-            max_body_bytes=settings.max_body_bytes,
-        )
-    except OSError as error:
-        log.critical("LLM_HOST=%s LLM_PORT=%d: cannot listen: %s", settings.host, settings.port, error.strerror)
-        return EXIT_SOFTWARE
     notify(address, "STATUS=loading the model")
     server.start(mailbox.put)
     log.info("listening on %s port %d, model %s", settings.host, server.port, settings.model_name)
@@ -77,7 +69,7 @@ def serve(settings: Config, load_model: Callable[[], Model], api_keys: keys.Keys
     return drain(settings, engine, server, mailbox)
 
 
-def drain(settings: Config, engine: Engine, server: Server, mailbox: queue.SimpleQueue[int | BaseException]) -> int:
+def drain(settings: Config, engine: Engine, server: Server, mailbox: Mailbox) -> int:
     """Let what was accepted finish, at most LLM_DRAIN_S, or until the next signal or fault."""
     log.info("draining: at most %d s", settings.drain_s)
     engine.drain()
@@ -92,17 +84,3 @@ def drain(settings: Config, engine: Engine, server: Server, mailbox: queue.Simpl
         logging.shutdown()
         os._exit(0)
     return 0
-
-
-def make_limits(settings: Config) -> Limits:
-    return Limits(
-        max_streams=settings.max_streams,
-        max_queue=settings.max_queue,
-        max_queue_tokens=settings.max_queue_tokens,
-        max_wait_s=settings.max_wait_s,
-        timeout_s=settings.request_timeout_s,
-        step_s=settings.step_ms / 1e3,
-        speculates=settings.speculate != "off",
-        system_prompt=settings.system_prompt,
-        chooses_attention=settings.flash_attn == AUTO,
-    )

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from service.errors import ModelError, NoRoom
-from service.model import Chunk
+from service.protocol import Chunk
 from service.request import SamplingParams, TokenLogprob
 
 BOS, EOS, ANSWER = 256, 257, 258  # ANSWER ends the prompt of a chat, as <|assistant|> does in real templates

@@ -1,19 +1,18 @@
-"""What form a client wants an answer in: JSON, JSON of a schema, or its own grammar (GBNF).
+"""What form a client wants an answer in, read from a body: JSON, JSON of a schema, or its own grammar (GBNF).
 
-Both become GBNF that the model keeps to token by token, and some small ones become huge when they are spelled out, so
-size, nesting and repetitions are limited before anything reads them. Knows no HTTP and no llama.cpp: the model turns a
-schema into GBNF and says whether GBNF is right.
+Some small ones become huge when they are spelled out, so size, nesting and repetitions are limited before anything
+reads them. Knows no route and no model.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-from .errors import BadRequest
-from .parameter import Parameter, check_text, closed, name_type, show, wrong_type
+from ..chat.constraint import Grammar
+from ..errors import BadRequest
+from .check import Parameter, check_text, closed, name_type, show, wrong_type
 
 MAX_BYTES = 16384  # of a grammar, or of a schema as compact JSON
 MAX_DEPTH = 32  # objects and lists in a schema, parentheses in a grammar: all readers recurse
@@ -25,32 +24,6 @@ _REPEATS = ("minLength", "maxLength", "minItems", "maxItems")
 _NUMBERS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _LITERAL = re.compile(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|#[^\n]*', re.S)
 _COUNTS = re.compile(r"\{\s*(\d*)\s*,?\s*(\d*)\s*\}")
-
-
-class Grammarian(Protocol):
-    """What is needed of the model; both raise ValueError with the reason."""
-
-    def check_grammar(self, gbnf: str) -> None: ...
-
-    def json_grammar(self, schema: dict[str, Any] | None) -> str: ...
-
-
-@dataclass(frozen=True)
-class Grammar:
-    """Either gbnf, or a JSON Schema (None: any JSON object). param: where the client said so."""
-
-    param: str
-    gbnf: str | None = None
-    schema: dict[str, Any] | None = None
-
-    def resolve(self, model: Grammarian) -> str:
-        """The GBNF to keep to. Raises BadRequest with the model's reason."""
-        try:
-            gbnf = model.json_grammar(self.schema) if self.gbnf is None else self.gbnf
-            model.check_grammar(gbnf)
-        except (ValueError, RecursionError) as error:
-            raise BadRequest(f"{self.param}: {error}"[:500], param=self.param, code="invalid_grammar") from error
-        return gbnf
 
 
 def read_gbnf(value: Any, name: str) -> Grammar | None:

@@ -14,9 +14,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .errors import BadRequest, UnsupportedMedia
-from .grammar import GBNF, JSON_SCHEMA, RESPONSE_FORMAT, Grammar
-from .parameter import (
+from ..errors import BadRequest, UnsupportedMedia
+from ..request import SamplingParams
+from .answer_format import GBNF, JSON_SCHEMA, RESPONSE_FORMAT, Grammar
+from .check import (
     TOKENS_SCHEMA,
     Parameter,
     anything,
@@ -30,8 +31,7 @@ from .parameter import (
     text,
     whole,
 )
-from .request import SamplingParams
-from .value import LOGIT_BIAS, MAX_CHOICES, MESSAGES, PROMPT, PROMPTS, STOP, STREAM_OPTIONS
+from .content import LOGIT_BIAS, MAX_CHOICES, MESSAGES, PROMPT, PROMPTS, STOP, STREAM_OPTIONS
 
 MAX_TOP_LOGPROBS = {"chat": 20, "completion": 5}
 N_SEEDS = 2**32 - 1  # llama.cpp reads 2**32 - 1 itself as "take any"
@@ -169,7 +169,7 @@ def parse_detokenize(body: dict[str, Any]) -> list[int]:
     return read_body(body, DETOKENIZE)["tokens"]
 
 
-def fit(
+def limit_to_context(
     ask: Ask,
     n_prompt: int,
     n_context: int,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import BadRequest
+from ..errors import BadRequest
 
 MAX_TOKEN = 2**31 - 1  # llama.cpp's token ids are 32 bits wide; the model's own limit is checked when it is known
 

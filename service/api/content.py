@@ -10,8 +10,8 @@ import math
 import re
 from typing import Any
 
-from .errors import BadRequest
-from .parameter import (
+from ..errors import BadRequest
+from .check import (
     QUESTION_SCHEMA,
     TOKENS_SCHEMA,
     Parameter,

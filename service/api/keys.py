@@ -10,7 +10,7 @@ import hashlib
 import hmac
 from pathlib import Path
 
-from .errors import ConfigError, Unauthorized
+from ..errors import ConfigError, Unauthorized
 
 MIN_CHARACTERS = 16
 

@@ -1,6 +1,6 @@
 """/openapi.json: the API as OpenAPI 3.1, made from the tables that the requests are checked by.
 
-What a body may hold comes from schema.py; here are the routes, the rules between two parameters, and the shapes of the
+What a body may hold comes from body.py; here are the routes, the rules between two parameters, and the shapes of the
 answers, which schemathesis holds against what is really sent. Knows no HTTP library and no model.
 """
 
@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-from . import schema
-from .config import Config
-from .parameter import Parameter
-from .value import PROMPTS
+from ..config import Config
+from . import body as bodies
+from .check import Parameter
+from .content import PROMPTS
 
 VERSION = "1"
 
@@ -29,13 +29,13 @@ def describe(config: Config, has_keys: bool) -> Schema:
     """The whole document. has_keys: whether clients must bring an API key."""
     n = config.max_tokens
     paths: dict[str, Schema] = {
-        "/generate": _post("Ask the model", schema.generate_parameters(n), _GENERATED, streams=True),
-        "/v1/chat/completions": _post("Go on with a conversation", schema.chat_parameters(n), _CHAT, streams=True),
-        "/v1/completions": _post("Continue text", schema.completion_parameters(n), _COMPLETION, streams=True),
+        "/generate": _post("Ask the model", bodies.generate_parameters(n), _GENERATED, streams=True),
+        "/v1/chat/completions": _post("Go on with a conversation", bodies.chat_parameters(n), _CHAT, streams=True),
+        "/v1/completions": _post("Continue text", bodies.completion_parameters(n), _COMPLETION, streams=True),
         "/v1/models": _get("The model, as a list of one", _list(_MODEL)),
         "/v1/models/{model}": _get("The model", _MODEL, refusals=(404,)),
-        "/tokenize": _post("Text to token ids", schema.TOKENIZE, _TOKENS),
-        "/detokenize": _post("Token ids to text", schema.DETOKENIZE, _object(content=STRING)),
+        "/tokenize": _post("Text to token ids", bodies.TOKENIZE, _TOKENS),
+        "/detokenize": _post("Token ids to text", bodies.DETOKENIZE, _object(content=STRING)),
         "/healthz": _get("The process lives", _object(status=STRING)),
         "/readyz": _get("Requests are taken", _object(status=STRING), also={503: _object(status=STRING)}),
         "/status.json": _get("What this node is and does, and the last minutes", _STATUS),
@@ -183,7 +183,7 @@ _MODEL = _object(
     owned_by=STRING,
     context={"type": ["integer", "null"]},
     description=STRING,
-    defaults=_object(**{name: {"type": ["number", "null"]} for name in schema.FIELDS}),
+    defaults=_object(**{name: {"type": ["number", "null"]} for name in bodies.FIELDS}),
 )
 _STATUS = _object(
     status=STRING,

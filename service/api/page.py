@@ -11,7 +11,7 @@ import mimetypes
 import re
 from pathlib import Path
 
-STATIC = Path(__file__).parent / "static"
+STATIC = Path(__file__).parents[1] / "static"
 HTML = {"/": "index.html", "/status": "status.html"}
 STAMP = re.compile(r"/static/([0-9a-f]{12})/")
 

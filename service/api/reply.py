@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from .errors import ServiceError
-from .request import Done, Piece, Progress, TokenLogprob
+from ..errors import ServiceError
+from ..request import Done, Piece, Progress, TokenLogprob
 
 LEAST_LOGPROB = -9999.0  # OpenAI's word for "as good as never": JSON has no minus infinity
 

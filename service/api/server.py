@@ -16,8 +16,8 @@ from waitress.channel import HTTPChannel
 from waitress.server import TcpWSGIServer
 from waitress.task import ErrorTask
 
+from ..errors import BadRequest, BodyTooLarge, ServiceError
 from . import reply
-from .errors import BadRequest, BodyTooLarge, ServiceError
 
 log = logging.getLogger(__name__)
 

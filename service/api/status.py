@@ -14,8 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import library
-from .metrics import Metrics
+from ..metrics import Metrics
 
 EVERY_S = 2.0
 N_ROWS = 150  # five minutes
@@ -27,10 +26,20 @@ log = logging.getLogger(__name__)
 
 
 class Status:
-    """clock: seconds, of a clock that never goes back."""
+    """library_set: the name of the libraries in use. binding: its version. clock: seconds, of a clock that never goes
+    back."""
 
-    def __init__(self, metrics: Metrics, *, image: Path = IMAGE, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        *,
+        library_set: str | None = None,
+        binding: str = "",
+        image: Path = IMAGE,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._metrics = metrics
+        self._library_set, self.binding = library_set, binding
         self._image = read_image(image)
         self._clock = clock
         self._started = clock()
@@ -54,8 +63,8 @@ class Status:
             "uptime_s": round(now - self._started, 1),
             "model": model,
             "image": self._image,
-            "library_set": library.read_chosen(),
-            "llama_cpp_python": library.read_binding_version(),
+            "library_set": self._library_set,
+            "llama_cpp_python": self.binding,
             "metrics": self._metrics.numbers(),
             "history": {
                 "every_s": EVERY_S,

@@ -16,9 +16,8 @@ import jinja2
 import jinja2.ext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from .errors import BadRequest, ModelFatal, ServiceError
-from .model import Model
-from .prefix import count_common
+from ..errors import BadRequest, ModelFatal, ServiceError
+from ..protocol import Vocabulary
 
 log = logging.getLogger(__name__)
 
@@ -41,11 +40,11 @@ class TemplateRefusal(Exception):
 class Prompter:
     """Makes prompts for one model. `stop` holds strings that end an answer besides the model's own end token."""
 
-    def __init__(self, model: Model, now: Callable[[], datetime] = datetime.now) -> None:
-        self._model = model
-        self.stop = () if model.chat_template else FALLBACK_STOP
+    def __init__(self, vocabulary: Vocabulary, now: Callable[[], datetime] = datetime.now) -> None:
+        self._vocabulary = vocabulary
+        self.stop = () if vocabulary.chat_template else FALLBACK_STOP
         try:
-            self._template = _make_environment(now).from_string(model.chat_template or FALLBACK)
+            self._template = _make_environment(now).from_string(vocabulary.chat_template or FALLBACK)
         except jinja2.TemplateError as error:
             raise ModelFatal(f"the model's chat template is not valid Jinja: {error}") from error
 
@@ -55,8 +54,8 @@ class Prompter:
             return self._template.render(
                 messages=messages,
                 add_generation_prompt=True,
-                bos_token=self._model.bos_text,
-                eos_token=self._model.eos_text,
+                bos_token=self._vocabulary.bos_text,
+                eos_token=self._vocabulary.eos_text,
                 tools=None,
                 documents=None,
             )
@@ -69,20 +68,12 @@ class Prompter:
     def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
         return self.encode(self.render(messages))
 
-    def encode_system(self, text: str) -> list[int]:
-        """The tokens that every chat with this system message begins with, whatever is asked."""
-        heads = [
-            self.encode_chat([{"role": "system", "content": text}, {"role": "user", "content": word}])
-            for word in ("a", "b")
-        ]
-        return heads[0][: count_common(heads[0], heads[1], len(heads[0]))]
-
     def encode(self, text: str) -> list[int]:
         """Text -> token ids with the vocabulary's BOS, once: many templates write it themselves."""
-        bos = self._model.bos_text
-        if self._model.adds_bos and bos:
+        bos = self._vocabulary.bos_text
+        if self._vocabulary.adds_bos and bos:
             text = text.removeprefix(bos)
-        return self._model.tokenize(text, add_special=True, parse_special=True)
+        return self._vocabulary.tokenize(text, add_special=True, parse_special=True)
 
 
 def _make_environment(now: Callable[[], datetime]) -> ImmutableSandboxedEnvironment:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from .errors import BadRequest, QueueFull
+from ..errors import BadRequest, QueueFull
 
 MAX_RETRY_AFTER_S = 60
 MEMORY = 8  # requests that the running means look back on, roughly

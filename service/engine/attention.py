@@ -11,7 +11,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 
-from .model import Chunk, Model
+from ..protocol import Chunk, Model
 
 STREAMS, PROMPT, OUTPUT = 4, 256, 64  # chats, and tokens of each; the answer's price is taken from a few steps
 FILL_ROWS = 32  # rows per step: a newcomer waits for one

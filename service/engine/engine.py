@@ -21,18 +21,18 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..chat.prompt import Prompter
+from ..errors import ClientGone, Draining, ModelFatal, NotReady, ServiceError, TimedOut
+from ..metrics import Metrics
+from ..protocol import Chunk, Model
+from ..request import Done, Failed, FinishReason, Progress, Request, SamplingParams, State, Timings
 from . import cost, system_prompt
 from .admission import Admission
-from .batch import Batch
 from .cost import StepCost
-from .errors import ClientGone, Draining, ModelFatal, NotReady, ServiceError, TimedOut
-from .metrics import Metrics
-from .model import Chunk, Model
 from .prefix import PrefixCache
-from .prompt import Prompter
-from .request import Done, Failed, FinishReason, Progress, Request, SamplingParams, State, Timings
 from .retention import Retention
 from .run import Lead, Run
+from .step import Batch
 from .survey import Survey
 
 log = logging.getLogger(__name__)
@@ -306,7 +306,7 @@ class Engine:
         assert self._model is not None and self._cache is not None and self._prompter is not None
         text = self._limits.system_prompt
         name = f"prompt-{'flash' if self._model.has_flash_attention else 'plain'}.bin"  # each kind has its own layout
-        tokens = self._prompter.encode_system(text) if text else []
+        tokens = system_prompt.encode(self._prompter, text) if text else []
         system_prompt.pin(self._model, self._cache, tokens, self._state_path(name))
 
     def _cell_price(self) -> float:

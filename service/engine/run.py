@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ..chat.text import TextStream
+from ..protocol import Model, Sampler
+from ..request import FinishReason, Piece, Request, TokenLogprob
 from .lookup import Guess
-from .model import Model, Sampler
 from .prefix import Sequence as Computed
-from .request import FinishReason, Piece, Request, TokenLogprob
-from .text import TextStream
 
 
 @dataclass(eq=False)

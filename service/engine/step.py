@@ -11,13 +11,13 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
+from ..errors import ModelFatal, NoRoom
+from ..metrics import Metrics
+from ..protocol import Chunk, Model
+from ..request import FinishReason, State
 from . import lookup
 from .cost import StepCost
-from .errors import ModelFatal, NoRoom
-from .metrics import Metrics
-from .model import Chunk, Model
 from .prefix import PrefixCache
-from .request import FinishReason, State
 from .run import Run
 from .scheduler import plan as share_out
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from ..protocol import Chunk, Model
 from . import attention
 from .cost import CELL_ROWS, CELLS, StepCost
 from .lookup import MAX_ROWS
-from .model import Chunk, Model
 from .prefix import PrefixCache, Sequence
 
 N_MEASUREMENTS = 3  # of each step

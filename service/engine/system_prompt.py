@@ -1,6 +1,6 @@
 """What all chats begin with: computed once, or read back from an earlier start, and kept for good.
 
-Knows the model's calls for it, the cache and one file. Knows nothing of requests or of how the text became tokens.
+Knows the model's calls for it, the cache and one file. Knows nothing of requests.
 """
 
 from __future__ import annotations
@@ -8,11 +8,21 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from .errors import ModelFatal
-from .model import Chunk, Model
+from ..chat.prompt import Prompter
+from ..errors import ModelFatal
+from ..protocol import Chunk, Model
 from .prefix import Match, PrefixCache
+from .retention import count_common
 
 log = logging.getLogger(__name__)
+
+
+def encode(prompter: Prompter, text: str) -> list[int]:
+    """The tokens that every chat with this system message begins with, whatever is asked."""
+    heads = [
+        prompter.encode_chat([{"role": "system", "content": text}, {"role": "user", "content": word}]) for word in "ab"
+    ]
+    return heads[0][: count_common(heads[0], heads[1], len(heads[0]))]
 
 
 def pin(model: Model, cache: PrefixCache, tokens: list[int], path: Path | None) -> None:

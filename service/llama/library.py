@@ -5,7 +5,7 @@ scripts/build_libllama.py). Compiled for more than the CPU has, it dies with SIG
 finds symbols by name but trusts its own struct layouts, so a library of another llama.cpp corrupts memory silently:
 both are compared before the binding is imported. Knows nothing of models.
 
-`python -m service.library` prints the choice, for the tools beside the service.
+`python -m service.llama.library` prints the choice, for the tools beside the service.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import ConfigError
+from ..errors import ConfigError
 
 BINDING = "llama-cpp-python"
 LIB_PATH_VARIABLE = "LLAMA_CPP_LIB_PATH"  # where the binding looks when it is imported
@@ -152,7 +152,9 @@ def check_match(chosen: LibrarySet, binding_version: str, commit: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m service.library", description="Print the library set's directory.")
+    parser = argparse.ArgumentParser(
+        prog="python -m service.llama.library", description="Print the library set's directory."
+    )
     parser.add_argument("--lib-dir", type=Path, required=True)
     parser.add_argument("--blas", choices=["on", "off", "auto"], default="auto")
     args = parser.parse_args()

@@ -11,8 +11,8 @@ import os
 import re
 from pathlib import Path
 
+from ..config import Config
 from . import library
-from .config import Config
 
 # Lines of /proc/cpuinfo that differ between two looks, or between two cores
 _VOLATILE = re.compile(r"(?m)^(cpu MHz|bogomips|BogoMIPS|processor|core id|apicid|initial apicid).*$")

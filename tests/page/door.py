@@ -6,7 +6,7 @@ from typing import Any
 
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 
-from service import page as page_room
+from service.api import page as page_room
 from tests.runtime.door import ROOT
 
 CHROMIUM = "/usr/bin/chromium"

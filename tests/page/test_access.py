@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from service.schema import FIELDS
+from service.api.body import FIELDS
 from tests.fakes import Gate
 from tests.page.door import ANSWER, ask, last_answer, run_module, shoot, wait_answered
 from tests.runtime.door import Nginx

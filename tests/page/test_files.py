@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from service import page
+from service.api import page
 from tests.runtime.door import ROOT
 
 VENDORS = [ROOT / "service/static/vendor", ROOT / "tests/page/vendor"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from service.keys import Keys
+from service.api.keys import Keys
 from tests.fakes import FakeModel
 from tests.page.door import ANSWER, ask, last_answer, shoot
 from tests.runtime.door import run_nginx

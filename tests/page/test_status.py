@@ -8,7 +8,7 @@ from pathlib import Path
 
 from playwright.sync_api import Page, expect
 
-from service.keys import Keys
+from service.api.keys import Keys
 from tests.fakes import FakeModel
 from tests.page.door import shoot
 from tests.runtime.door import Nginx, run_nginx

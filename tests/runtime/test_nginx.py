@@ -13,7 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service import app, config, page
+from service import config
+from service.api import app, page
 from tests.fakes import FakeModel, Gate
 from tests.runtime.door import ETC, Nginx, free_port, run_nginx, write_configuration
 from tests.service.door import Running, run_service, wait_until

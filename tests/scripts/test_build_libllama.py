@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from llama_tree import write_tree
 
-from service.library import read_sets
+from service.llama.library import read_sets
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PINS = build_libllama.read_pins((REPOSITORY / "packer/versions.env").read_text())

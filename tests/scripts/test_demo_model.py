@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from service import library
+from service.llama import library
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "packer/models/demo.gguf"

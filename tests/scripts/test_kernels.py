@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service import library
+from service.llama import library
 from tests import kernels
 
 EVERYWHERE = (kernels.Q4_0, kernels.Q4_K)  # the types that ggml rearranges on every CPU we build for

@@ -14,17 +14,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from service.app import make_app
+from service.api.app import make_app
+from service.api.keys import Keys
+from service.api.server import Server
+from service.api.status import Status
+from service.chat.prompt import Prompter
 from service.config import Config
 from service.config import load as load_config
-from service.engine import Engine, Limits
-from service.keys import Keys
+from service.engine.engine import Engine, Limits
 from service.metrics import Metrics
-from service.model import Model
-from service.prompt import Prompter
+from service.protocol import Model
 from service.request import Event, Request, SamplingParams
-from service.server import Server
-from service.status import Status
 from tests.fakes import FakeModel, Gate
 
 DEMO = Path(__file__).resolve().parents[2] / "packer" / "models" / "demo.gguf"

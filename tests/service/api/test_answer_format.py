@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from service import grammar
+from service.api import answer_format as grammar
+from service.api.answer_format import GBNF, JSON_SCHEMA, RESPONSE_FORMAT
+from service.api.check import Parameter
+from service.chat.constraint import Grammar
 from service.errors import BadRequest
-from service.grammar import GBNF, JSON_SCHEMA, RESPONSE_FORMAT, Grammar
-from service.parameter import Parameter
 from tests.fakes import FakeModel
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from service import page
-from service.app import make_app
+from service.api import page
+from service.api.app import make_app
+from service.api.keys import Keys
 from service.errors import ServiceError
-from service.keys import Keys
 from service.metrics import Metrics
 from service.request import Done, Failed, FinishReason, Piece, Progress, SamplingParams
 from tests.fakes import ANSWER, BOS, FakeModel, Gate

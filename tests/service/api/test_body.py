@@ -9,16 +9,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service import schema
+from service.api import body as bodies
+from service.api.reply import error_body
 from service.errors import BadRequest, UnsupportedMedia
-from service.reply import error_body
 from service.request import SamplingParams
 
 HELLO = [{"role": "user", "content": "hi"}]
 
 
 def parse(data: bytes | str, content_type: str | None = "application/json") -> dict[str, Any]:
-    return schema.parse_json(content_type, data if isinstance(data, bytes) else data.encode())
+    return bodies.parse_json(content_type, data if isinstance(data, bytes) else data.encode())
 
 
 def refusal(parse_body: Any, body: dict[str, Any]) -> BadRequest:
@@ -120,7 +120,7 @@ def test_malformed_bodies_say_what_is_wrong(data: bytes, message: str):
         ({"messages": HELLO}, "messages", "messages: no such parameter"),
     ],
 )
-@pytest.mark.parametrize("parse_body", [schema.parse_generate, schema.parse_completion])
+@pytest.mark.parametrize("parse_body", [bodies.parse_generate, bodies.parse_completion])
 def test_faults_name_parameter_value_and_what_is_allowed(
     parse_body: Any, change: dict[str, Any], param: str, message: str
 ):
@@ -146,12 +146,12 @@ def test_faults_name_parameter_value_and_what_is_allowed(
     ],
 )
 def test_faults_in_messages_name_the_place(messages: Any, message: str):
-    assert message in refusal(schema.parse_chat, {"messages": messages}).message
+    assert message in refusal(bodies.parse_chat, {"messages": messages}).message
 
 
 def test_messages_are_text_in_the_end():
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    ask = schema.parse_chat(
+    ask = bodies.parse_chat(
         {"messages": [{"role": "developer", "content": "be kind", "name": "x"}, {"role": "user", "content": parts}]},
         400,
     )
@@ -161,7 +161,7 @@ def test_messages_are_text_in_the_end():
 def test_values_that_mean_nothing_are_accepted():
     body = {"prompt": "hi", "user": "me", "metadata": {"a": "b"}, "n": 1, "best_of": 1, "echo": False, "suffix": None}
     body |= {"presence_penalty": 0.0, "frequency_penalty": 0, "logit_bias": {}, "tools": None, "temperature": None}
-    assert schema.parse_completion(body, 400).prompts == ("hi",)
+    assert bodies.parse_completion(body, 400).prompts == ("hi",)
 
 
 @pytest.mark.parametrize(
@@ -183,29 +183,29 @@ def test_values_that_mean_nothing_are_accepted():
     ],
 )
 def test_what_clients_send_unasked_is_accepted(sent: dict[str, Any]):
-    assert schema.parse_chat({"model": "any", "messages": HELLO, **sent}, 400).messages
+    assert bodies.parse_chat({"model": "any", "messages": HELLO, **sent}, 400).messages
 
 
 def test_generate_is_a_question_to_the_model():
-    assert schema.parse_generate({"prompt": "hi"}, 400).messages == ({"role": "user", "content": "hi"},)
+    assert bodies.parse_generate({"prompt": "hi"}, 400).messages == ({"role": "user", "content": "hi"},)
 
 
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens", "n_predict"])
 def test_every_name_of_the_token_limit_works(name: str):
-    ask = schema.parse_chat({"messages": HELLO, name: 7}, 400)
+    ask = bodies.parse_chat({"messages": HELLO, name: 7}, 400)
     assert (ask.max_tokens, ask.max_tokens_param) == (7, name)
-    assert f"{name}=0" in refusal(schema.parse_chat, {"messages": HELLO, name: 0}).message
+    assert f"{name}=0" in refusal(bodies.parse_chat, {"messages": HELLO, name: 0}).message
 
 
 def test_only_n_predict_knows_minus_one():
     """It is llama-server's word for no limit; OpenAI refuses it."""
-    assert schema.parse_chat({"messages": HELLO, "n_predict": -1}, 400).max_tokens is None
+    assert bodies.parse_chat({"messages": HELLO, "n_predict": -1}, 400).max_tokens is None
     for name in ("max_tokens", "max_completion_tokens"):
-        assert f"{name}=-1: must be" in refusal(schema.parse_chat, {"messages": HELLO, name: -1}).message
+        assert f"{name}=-1: must be" in refusal(bodies.parse_chat, {"messages": HELLO, name: -1}).message
 
 
 def test_smallest_of_several_token_limits_holds():
-    ask = schema.parse_chat({"messages": HELLO, "max_tokens": 9, "max_completion_tokens": 7, "n_predict": -1}, 400)
+    ask = bodies.parse_chat({"messages": HELLO, "max_tokens": 9, "max_completion_tokens": 7, "n_predict": -1}, 400)
     assert (ask.max_tokens, ask.max_tokens_param) == (7, "max_completion_tokens")
 
 
@@ -215,55 +215,55 @@ def test_smallest_of_several_token_limits_holds():
 )
 def test_any_64_bit_seed_becomes_one_of_llama_cpps(seed: float, means: int | None):
     """llama.cpp takes 2**32 - 1 itself for "any seed", so no seed may become that."""
-    ask = schema.parse_chat({"messages": HELLO, "seed": seed}, 400)
-    assert schema.fit(ask, 5, 512, 400).seed == means
+    ask = bodies.parse_chat({"messages": HELLO, "seed": seed}, 400)
+    assert bodies.limit_to_context(ask, 5, 512, 400).seed == means
 
 
 def test_choices_have_seeds_of_their_own():
-    assert [schema.choice_seed(2**32 - 3, i) for i in range(3)] == [2**32 - 3, 2**32 - 2, 0]
-    assert schema.choice_seed(None, 3) is None
+    assert [bodies.choice_seed(2**32 - 3, i) for i in range(3)] == [2**32 - 3, 2**32 - 2, 0]
+    assert bodies.choice_seed(None, 3) is None
 
 
 @pytest.mark.parametrize(
     ("parse_body", "body", "n_logprobs"),
     [
-        (schema.parse_chat, {}, None),
-        (schema.parse_chat, {"logprobs": False, "top_logprobs": 0}, None),
-        (schema.parse_chat, {"logprobs": True}, 0),
-        (schema.parse_chat, {"logprobs": True, "top_logprobs": 20}, 20),
-        (schema.parse_completion, {"logprobs": None}, None),
-        (schema.parse_completion, {"logprobs": 0}, 0),
-        (schema.parse_completion, {"logprobs": 5}, 5),
-        (schema.parse_generate, {"logprobs": False}, None),
+        (bodies.parse_chat, {}, None),
+        (bodies.parse_chat, {"logprobs": False, "top_logprobs": 0}, None),
+        (bodies.parse_chat, {"logprobs": True}, 0),
+        (bodies.parse_chat, {"logprobs": True, "top_logprobs": 20}, 20),
+        (bodies.parse_completion, {"logprobs": None}, None),
+        (bodies.parse_completion, {"logprobs": 0}, 0),
+        (bodies.parse_completion, {"logprobs": 5}, 5),
+        (bodies.parse_generate, {"logprobs": False}, None),
     ],
 )
 def test_logprobs_are_asked_for_in_each_routes_way(parse_body: Any, body: dict[str, Any], n_logprobs: int | None):
-    asked = {"messages": HELLO} if parse_body is schema.parse_chat else {"prompt": "hi"}
+    asked = {"messages": HELLO} if parse_body is bodies.parse_chat else {"prompt": "hi"}
     assert parse_body({**asked, **body}, 400).n_logprobs == n_logprobs
 
 
 @pytest.mark.parametrize(
     ("parse_body", "body", "message"),
     [
-        (schema.parse_chat, {"top_logprobs": 2}, "top_logprobs: only allowed with logprobs=true"),
-        (schema.parse_chat, {"logprobs": True, "top_logprobs": 21}, "top_logprobs=21: must be a whole number from 0"),
-        (schema.parse_chat, {"logprobs": 1}, "logprobs: is a number, must be true or false"),
-        (schema.parse_chat, {"n": 9}, "n=9: must be a whole number from 1 to 8"),
-        (schema.parse_completion, {"logprobs": 6}, "logprobs=6: must be a whole number from 0 to 5"),
-        (schema.parse_completion, {"prompt": ["a"] * 3, "n": 3}, "n=3: 3 prompts make 9 answers, at most 8"),
-        (schema.parse_completion, {"prompt": ["a"] * 9}, "prompt: holds 9 prompts, at most 8"),
-        (schema.parse_generate, {"n": 2}, "n: this service supports only 1"),
-        (schema.parse_generate, {"logprobs": True}, "logprobs: this service supports only false or 0"),
-        (schema.parse_chat, {"grammar": "root ::= [a]", "json_schema": {}}, "grammar: json_schema is there already"),
+        (bodies.parse_chat, {"top_logprobs": 2}, "top_logprobs: only allowed with logprobs=true"),
+        (bodies.parse_chat, {"logprobs": True, "top_logprobs": 21}, "top_logprobs=21: must be a whole number from 0"),
+        (bodies.parse_chat, {"logprobs": 1}, "logprobs: is a number, must be true or false"),
+        (bodies.parse_chat, {"n": 9}, "n=9: must be a whole number from 1 to 8"),
+        (bodies.parse_completion, {"logprobs": 6}, "logprobs=6: must be a whole number from 0 to 5"),
+        (bodies.parse_completion, {"prompt": ["a"] * 3, "n": 3}, "n=3: 3 prompts make 9 answers, at most 8"),
+        (bodies.parse_completion, {"prompt": ["a"] * 9}, "prompt: holds 9 prompts, at most 8"),
+        (bodies.parse_generate, {"n": 2}, "n: this service supports only 1"),
+        (bodies.parse_generate, {"logprobs": True}, "logprobs: this service supports only false or 0"),
+        (bodies.parse_chat, {"grammar": "root ::= [a]", "json_schema": {}}, "grammar: json_schema is there already"),
         (
-            schema.parse_chat,
+            bodies.parse_chat,
             {"grammar": "root ::= [a]", "response_format": {"type": "json_object"}},
             "grammar: response_format is there already, at most one is allowed",
         ),
     ],
 )
 def test_faults_of_one_route_are_told(parse_body: Any, body: dict[str, Any], message: str):
-    asked = {"messages": HELLO} if parse_body is schema.parse_chat else {"prompt": "hi"}
+    asked = {"messages": HELLO} if parse_body is bodies.parse_chat else {"prompt": "hi"}
     assert message in refusal(parse_body, {**asked, **body}).message
 
 
@@ -280,63 +280,63 @@ def test_faults_of_one_route_are_told(parse_body: Any, body: dict[str, Any], mes
     ],
 )
 def test_ask_must_fit_the_context(body: dict[str, Any], n_prompt: int, message: str):
-    ask = schema.parse_completion({"prompt": "x", **body}, 400)
+    ask = bodies.parse_completion({"prompt": "x", **body}, 400)
     with pytest.raises(BadRequest) as caught:
-        schema.fit(ask, n_prompt, 512, 400)
+        bodies.limit_to_context(ask, n_prompt, 512, 400)
     assert caught.value.message == message
 
 
 @pytest.mark.parametrize(("n_prompt", "n_tokens"), [(10, 400), (500, 12), (511, 1)])
 def test_unsaid_limit_is_what_fits(n_prompt: int, n_tokens: int):
-    ask = schema.parse_completion({"prompt": "x"}, 400)
-    assert schema.fit(ask, n_prompt, 512, 400).max_tokens == n_tokens
+    ask = bodies.parse_completion({"prompt": "x"}, 400)
+    assert bodies.limit_to_context(ask, n_prompt, 512, 400).max_tokens == n_tokens
 
 
 def test_stop_strings_of_the_template_are_added():
-    ask = schema.parse_generate({"prompt": "x", "stop": "a"}, 400)
-    assert schema.fit(ask, 5, 512, 400, ("b",)).stop == ("a", "b")
+    ask = bodies.parse_generate({"prompt": "x", "stop": "a"}, 400)
+    assert bodies.limit_to_context(ask, 5, 512, 400, ("b",)).stop == ("a", "b")
 
 
 def test_body_wins_over_the_model_and_the_model_over_the_table():
-    ask = schema.parse_generate({"prompt": "x", "top_k": 7}, 400)
-    params = schema.fit(ask, 5, 512, 400, defaults={"temperature": 0.0, "top_k": 3})
+    ask = bodies.parse_generate({"prompt": "x", "top_k": 7}, 400)
+    params = bodies.limit_to_context(ask, 5, 512, 400, defaults={"temperature": 0.0, "top_k": 3})
     assert (params.top_k, params.temperature, params.top_p) == (7, 0.0, 0.95)
 
 
 def test_defaults_of_the_table_are_those_of_sampling_params():
     """Two homes of one fact: a request the engine makes for itself samples like one that asks for nothing."""
     params = SamplingParams(max_tokens=1)
-    assert {name: getattr(params, name) for name in schema.FIELDS} == schema.sampling_defaults({})
+    assert {name: getattr(params, name) for name in bodies.FIELDS} == bodies.sampling_defaults({})
 
 
 def test_tokens_beyond_the_vocabulary_are_refused():
-    schema.check_vocabulary(schema.parse_completion({"prompt": [1, 258], "logit_bias": {"258": 1}}, 400), 259)
+    bodies.check_vocabulary(bodies.parse_completion({"prompt": [1, 258], "logit_bias": {"258": 1}}, 400), 259)
     for body, message in (
         ({"prompt": [1, 259]}, "prompt: token 259 is not in the vocabulary, which ends at 258"),
         ({"prompt": ["a", [300]]}, "prompt[1]: token 300 is not in"),
         ({"prompt": "a", "logit_bias": {"259": 1}}, "logit_bias: token 259 is not in"),
     ):
         with pytest.raises(BadRequest) as caught:
-            schema.check_vocabulary(schema.parse_completion(body, 400), 259)
+            bodies.check_vocabulary(bodies.parse_completion(body, 400), 259)
         assert message in caught.value.message
 
 
 @pytest.mark.parametrize("role", ["system", "developer"])
 def test_system_prompt_is_put_before_chats_without_one(role: str):
-    plain = schema.parse_chat({"messages": HELLO}, 400).messages
-    assert schema.add_system(plain, "be kind") == ({"role": "system", "content": "be kind"}, *HELLO)
-    assert schema.add_system(plain, "") == plain
-    own = schema.parse_chat({"messages": [{"role": role, "content": "be brief"}, *HELLO]}, 400).messages
-    assert schema.add_system(own, "be kind") == own
+    plain = bodies.parse_chat({"messages": HELLO}, 400).messages
+    assert bodies.add_system(plain, "be kind") == ({"role": "system", "content": "be kind"}, *HELLO)
+    assert bodies.add_system(plain, "") == plain
+    own = bodies.parse_chat({"messages": [{"role": role, "content": "be brief"}, *HELLO]}, 400).messages
+    assert bodies.add_system(own, "be kind") == own
 
 
 def test_tokenize_has_llama_servers_defaults():
-    asked = schema.parse_tokenize({"content": ""})
+    asked = bodies.parse_tokenize({"content": ""})
     assert asked == {"content": "", "add_special": False, "parse_special": True, "with_pieces": False}
     with pytest.raises(BadRequest, match="content: is missing"):
-        schema.parse_tokenize({})
+        bodies.parse_tokenize({})
     with pytest.raises(BadRequest, match=r"tokens\[1\]=-1: must be a whole number from 0"):
-        schema.parse_detokenize({"tokens": [1, -1]})
+        bodies.parse_detokenize({"tokens": [1, -1]})
 
 
 JSON = st.recursive(
@@ -344,13 +344,13 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )
-NAMES = sorted({*schema.chat_parameters(400), *schema.completion_parameters(400)})
+NAMES = sorted({*bodies.chat_parameters(400), *bodies.completion_parameters(400)})
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from(NAMES), JSON, max_size=5))
 def test_any_body_is_parsed_or_refused_but_never_crashes(body: dict[str, Any]):
-    for parse_body in (schema.parse_generate, schema.parse_completion, schema.parse_chat):
+    for parse_body in (bodies.parse_generate, bodies.parse_completion, bodies.parse_chat):
         try:
             parse_body(body, 400)
         except BadRequest as error:

@@ -13,8 +13,8 @@ import httpx
 import openai
 import pytest
 
-from service.app import make_app
-from service.keys import Keys
+from service.api.app import make_app
+from service.api.keys import Keys
 from service.metrics import Metrics
 from service.request import Done, FinishReason, Piece, Progress, Timings, TokenLogprob
 from tests.service.door import Running, ScriptedEngine, make_config, run_service, script

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from service import value
+from service.api import content as value
 from service.errors import BadRequest
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from service import keys
+from service.api import keys
+from service.api.keys import Keys
 from service.errors import ConfigError, Unauthorized
-from service.keys import Keys
 
 KEY, OTHER = "sk-0123456789abcdef", "sk-fedcba9876543210"
 

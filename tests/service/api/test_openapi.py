@@ -16,9 +16,9 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, settings
 
-from service import openapi
-from service.app import OPEN_PATHS
-from service.value import MAX_MESSAGES
+from service.api import openapi
+from service.api.app import OPEN_PATHS
+from service.api.content import MAX_MESSAGES
 from tests.fakes import FakeModel
 from tests.service.door import Running, make_config, run_service
 
@@ -52,7 +52,7 @@ def test_every_answer_is_as_described(service: Running, case: schemathesis.Case)
 
 def test_every_door_of_the_readme_is_described_and_no_other():
     """The page's files aside: they are no API."""
-    readme = (Path(openapi.__file__).parent / "README.md").read_text()
+    readme = (Path(openapi.__file__).parents[1] / "README.md").read_text()
     rows = "".join(re.findall(r"^\| `(?:GET|POST).*$", readme, re.M))
     doors = set(re.findall(r"`((?:GET|POST) /[^`]*)`", rows)) - {"GET /", "GET /status"}
     described = {

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from service import reply
+from service.api import reply
+from service.api.reply import ChatReply, CompletionReply, GenerateReply
 from service.errors import ServiceError
-from service.reply import ChatReply, CompletionReply, GenerateReply
 from service.request import Done, FinishReason, Piece, Progress, Timings, TokenLogprob
 from tests.fakes import FakeClock
 

@@ -11,7 +11,7 @@ import httpx
 import openai
 import pytest
 
-from service.server import SPARE_THREADS
+from service.api.server import SPARE_THREADS
 from tests.fakes import FakeModel, Gate
 from tests.service.door import Running, run_service, wait_until
 

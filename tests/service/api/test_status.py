@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from service import status
+from service.api import status
+from service.api.status import COLUMNS, EVERY_S, N_ROWS, Status
 from service.metrics import Metrics
-from service.status import COLUMNS, EVERY_S, N_ROWS, Status
 from tests.fakes import FakeClock
 
 NOWHERE = Path("/nonexistent")

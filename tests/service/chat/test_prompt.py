@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from service.chat.prompt import FALLBACK_STOP, Prompter
 from service.errors import BadRequest, ModelFatal, ServiceError
-from service.prompt import FALLBACK_STOP, Prompter
 from tests.fakes import ANSWER, BOS, FakeModel
 
 HELLO = [{"role": "user", "content": "hi"}]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.text import TextStream
+from service.chat.text import TextStream
 
 # Few letters, so that stop strings and their beginnings happen; several bytes per character, so that cuts fall inside
 TEXTS = st.text("abé€🦙", max_size=24)

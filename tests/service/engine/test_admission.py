@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.admission import Admission
+from service.engine.admission import Admission
 from service.errors import BadRequest, QueueFull
 
 IDLE = {"n_new": 1, "n_waiting": 0, "n_running": 0, "max_streams": 4, "n_tokens": 100, "wait_s": 1.0}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.attention import FILL_ROWS, N_STEPS, PROMPT, SLOW_S, STREAMS, choose
+from service.engine.attention import FILL_ROWS, N_STEPS, PROMPT, SLOW_S, STREAMS, choose
 from tests.fakes import FakeClock, FakeModel
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from service.cost import (
+from service.engine.cost import (
     BLIND_PROMPT_ROWS,
     BLIND_ROWS,
     CELL_ROWS,

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.batch import MAX_FAULTS
-from service.engine import REST_S, Engine, Limits, Phase
+from service.engine.engine import REST_S, Engine, Limits, Phase
+from service.engine.step import MAX_FAULTS
 from service.errors import ClientGone, Draining, ModelError, ModelFatal, NoRoom, NotReady, QueueFull, TimedOut
 from service.metrics import Metrics
 from service.request import Done, Event, Failed, FinishReason, Piece, Progress, Request, SamplingParams

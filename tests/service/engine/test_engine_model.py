@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from service import library
 from service.config import MAX_AUTO_CONTEXT
-from service.engine import Engine
-from service.model import LlamaModel
+from service.engine.engine import Engine
+from service.llama import library
+from service.llama.model import LlamaModel
 from service.request import Done, Failed, FinishReason, Piece, Request, SamplingParams
 from tests.service.door import DEMO, make_engine
 

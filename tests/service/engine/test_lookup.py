@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.cost import Measured, StepCost
-from service.lookup import MAX_ROWS, PROBE_EVERY, SIZES, Guess, find
+from service.engine.cost import Measured, StepCost
+from service.engine.lookup import MAX_ROWS, PROBE_EVERY, SIZES, Guess, find
 
 CHEAP = StepCost(0.2, 64, Measured({1: 0.02, 2: 0.021, 4: 0.022, 8: 0.023}))
 DEAR = StepCost(0.2, 64, Measured({1: 0.02, 2: 0.039, 4: 0.078, 8: 0.15}))

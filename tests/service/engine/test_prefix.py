@@ -7,9 +7,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from service.model import Chunk
-from service.prefix import MIN_WAIT_TOKENS, Match, PrefixCache, Sequence, count_common
-from service.retention import FIRST_ROWS, FIRST_SAVED, Retention
+from service.engine.prefix import MIN_WAIT_TOKENS, Match, PrefixCache, Sequence, count_common
+from service.engine.retention import FIRST_ROWS, FIRST_SAVED, Retention
+from service.protocol import Chunk
 from tests.fakes import FakeModel
 
 

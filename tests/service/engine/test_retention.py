@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.retention import FIRST_ROWS, FIRST_SAVED, N_FORGOTTEN, Retention, count_common
+from service.engine.retention import FIRST_ROWS, FIRST_SAVED, N_FORGOTTEN, Retention, count_common
 
 PRICE = 2e-4  # of a cell, as a share of a row: 2 us / 10 ms
 N_CELLS = 16384

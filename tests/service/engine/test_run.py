@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from service.prefix import Sequence
+from service.engine.prefix import Sequence
+from service.engine.run import Lead, Run
 from service.request import Event, FinishReason, Piece, Request, SamplingParams
-from service.run import Lead, Run
 from tests.fakes import EOS, FakeModel
 
 

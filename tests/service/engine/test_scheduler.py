@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.scheduler import SURE_ROWS, plan
+from service.engine.scheduler import SURE_ROWS, plan
 
 GAPS = st.lists(st.one_of(st.just(1), st.integers(2, 400)), max_size=40)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from service.cost import CELL_ROWS, CELLS, GRID, StepCost
-from service.model import Chunk
-from service.prefix import PrefixCache
-from service.survey import Survey
+from service.engine.cost import CELL_ROWS, CELLS, GRID, StepCost
+from service.engine.prefix import PrefixCache
+from service.engine.survey import Survey
+from service.protocol import Chunk
 from tests.fakes import FakeClock, FakeModel
 
 ROW_S, CELL_S = 0.01, 2e-6

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from service.engine.prefix import PrefixCache
+from service.engine.system_prompt import pin
 from service.errors import ModelFatal
-from service.prefix import PrefixCache
-from service.system_prompt import pin
 from tests.fakes import FakeModel
 
 TOKENS = [7] * 40

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service import library
 from service.errors import ConfigError
-from service.library import LibrarySet, check_match, choose_library, read_cpu_features, read_sets
+from service.llama import library
+from service.llama.library import LibrarySet, check_match, choose_library, read_cpu_features, read_sets
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 A1 = ["fp", "asimd", "aes", "crc32", "atomics", "fphp", "asimdhp", "asimdrdm", "lrcpc", "asimddp"]
 A2 = [*A1, "jscvt", "fcma", "ilrcpc", "flagm", "bf16", "i8mm"]
 A1_NEEDS = ["asimddp", "asimdhp"]

@@ -16,15 +16,16 @@ import httpx
 import numpy as np
 import pytest
 
-from service import library
+from service.chat.prompt import Prompter
 from service.config import MAX_AUTO_CONTEXT
 from service.errors import ModelError, ModelFatal, NoRoom
-from service.model import Chunk, LlamaModel, read_ahead
-from service.prompt import Prompter
+from service.llama import library
+from service.llama.model import LlamaModel, read_ahead
+from service.protocol import Chunk
 from service.request import SamplingParams
 from tests.service.door import run_service, wait_until
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 DEMO = ROOT / "packer/models/demo.gguf"
 GREEDY = SamplingParams(max_tokens=32, temperature=0)
 
@@ -132,7 +133,7 @@ def compute_among_others(n_others: int, n_rows: int) -> Any:
             model.decode([Chunk(1, i * n_others, [7] * n_others)])
         part = tokens[20:] if i == 2 else tokens[10 * i : 10 * i + 10]
         model.decode([Chunk(0, 10 * i, part, 1)])
-    pointer = model._lib.llama_get_logits_ith(model._context, len(part) - 1)
+    pointer = model._lib.llama_get_logits_ith(model._context.handle, len(part) - 1)
     logits = np.ctypeslib.as_array(pointer, (model.n_vocab,)).copy()
     model.close()
     return logits

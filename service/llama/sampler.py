@@ -1,0 +1,118 @@
+"""A request's sampler: llama.cpp's chain over the logits of one row, and how likely tokens were.
+
+Belongs to the engine thread.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+from ..request import SamplingParams, TokenLogprob
+from .vocabulary import LlamaVocabulary
+
+REPEAT_WINDOW = 64  # tokens that repeat_penalty looks back on, llama.cpp's default
+
+
+class LlamaSampler:
+    """One request's chain of llama.cpp's samplers: bias -> penalties -> top-k -> top-p -> min-p -> temperature -> draw.
+
+    Temperature 0 takes the likeliest token. A grammar is asked only about the chosen token, and about all of them only
+    if it refuses that one: asking for every token of the vocabulary each time would cost more than the model does.
+    """
+
+    def __init__(
+        self,
+        lib: Any,
+        context: Any,
+        n_vocab: int,
+        n_context: int,
+        params: SamplingParams,
+        seed: int,
+        prompt: Sequence[int],
+        grammar: Any,
+    ) -> None:
+        self._lib, self._context, self._n_vocab, self._grammar = lib, context, n_vocab, grammar
+        self._chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
+        for link in self._make_links(n_context, params, seed, prompt):
+            lib.llama_sampler_chain_add(self._chain, link)
+
+    def sample(self, index: int) -> int:
+        if not self._grammar:
+            return int(self._lib.llama_sampler_sample(self._chain, self._context, index))
+        token = self._draw(index, is_bound=False)
+        one = (self._lib.llama_token_data * 1)(self._lib.llama_token_data(token, 1.0, 0.0))
+        choice = self._lib.llama_token_data_array(one, 1, -1, False)
+        self._lib.llama_sampler_apply(self._grammar, ctypes.byref(choice))
+        if one[0].logit == float("-inf"):
+            token = self._draw(index, is_bound=True)
+        self._lib.llama_sampler_accept(self._grammar, token)
+        self._lib.llama_sampler_accept(self._chain, token)
+        return token
+
+    def close(self) -> None:
+        if self._chain:
+            self._lib.llama_sampler_free(self._chain)
+            self._chain = None
+        if self._grammar:
+            self._lib.llama_sampler_free(self._grammar)
+            self._grammar = None
+
+    def _draw(self, index: int, is_bound: bool) -> int:
+        """What the chain chooses, from all tokens or from those that the grammar allows."""
+        import numpy as np
+
+        logits = np.ctypeslib.as_array(self._lib.llama_get_logits_ith(self._context, index), (self._n_vocab,))
+        table = np.zeros(self._n_vocab, dtype=[("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+        table["id"] = np.arange(self._n_vocab, dtype=np.int32)
+        table["logit"] = logits
+        data = table.ctypes.data_as(ctypes.POINTER(self._lib.llama_token_data))
+        choice = self._lib.llama_token_data_array(data, self._n_vocab, -1, False)
+        if is_bound:
+            self._lib.llama_sampler_apply(self._grammar, ctypes.byref(choice))
+        self._lib.llama_sampler_apply(self._chain, ctypes.byref(choice))
+        return int(choice.data[choice.selected].id)
+
+    def _make_links(self, n_context: int, params: SamplingParams, seed: int, prompt: Sequence[int]) -> list[Any]:
+        lib, links = self._lib, []
+        if params.logit_bias:
+            biases = (lib.llama_logit_bias * len(params.logit_bias))(*params.logit_bias)
+            links.append(lib.llama_sampler_init_logit_bias(self._n_vocab, len(biases), biases))
+        if params.repeat_penalty != 1:  # of prompt and answer, as in llama.cpp
+            link = lib.llama_sampler_init_penalties(self._n_vocab, REPEAT_WINDOW, params.repeat_penalty, 0.0, 0.0)
+            for token in prompt[-REPEAT_WINDOW:]:
+                lib.llama_sampler_accept(link, token)
+            links.append(link)
+        if params.frequency_penalty or params.presence_penalty:  # of the answer so far, as OpenAI defines them
+            frequency, presence = params.frequency_penalty, params.presence_penalty
+            links.append(lib.llama_sampler_init_penalties(self._n_vocab, n_context, 1.0, frequency, presence))
+        if params.temperature == 0:
+            return [*links, lib.llama_sampler_init_greedy()]
+        return [
+            *links,
+            lib.llama_sampler_init_top_k(params.top_k),
+            lib.llama_sampler_init_top_p(params.top_p, 1),
+            lib.llama_sampler_init_min_p(params.min_p, 1),
+            lib.llama_sampler_init_temp(params.temperature),
+            lib.llama_sampler_init_dist(seed),
+        ]
+
+
+def read_logprob(
+    lib: Any, context: Any, vocabulary: LlamaVocabulary, index: int, token: int, n_top: int
+) -> TokenLogprob:
+    """How likely the token was after row `index` of the last decode, and the n_top likeliest ones."""
+    import numpy as np
+
+    logits = np.ctypeslib.as_array(lib.llama_get_logits_ith(context, index), (vocabulary.n_vocab,))
+    shifted = logits.astype(np.float64) - float(logits.max())
+    logprobs = shifted - np.log(np.exp(shifted).sum())
+    best = np.argpartition(-logprobs, n_top - 1)[:n_top] if n_top else np.empty(0, int)
+    top = sorted(((int(i), float(logprobs[i])) for i in best), key=lambda pair: (-pair[1], pair[0]))
+    return TokenLogprob(
+        token,
+        vocabulary.piece(token, special=True),
+        float(logprobs[token]),
+        tuple((i, vocabulary.piece(i, special=True), value) for i, value in top),
+    )
