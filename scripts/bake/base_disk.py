@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from files import REPOSITORY, cache_root, hash_file
-from problem import Problem
+from ..files import REPOSITORY, cache_root, hash_file
+from ..problem import Problem
 
 try:
     import tomllib
@@ -24,7 +24,7 @@ except ModuleNotFoundError:  # Python 3.10
     import tomli as tomllib
 
 BASES = REPOSITORY / "packer" / "bases.toml"
-BUILDER = REPOSITORY / "scripts" / "make_debian_base.sh"
+BUILDER = REPOSITORY / "scripts" / "bake" / "make_debian_base.sh"
 REACH_TIMEOUT_S = 10.0
 
 

@@ -5,14 +5,14 @@
 # usage: build_site_packages.sh PYTHON_VERSION      (3.10 for Ubuntu 22.04); prints the directory
 # Runs with the tools environment's python in $PYTHON (its uv and pip).
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 . scripts/lib.sh
 . packer/versions.env
 require_env PYTHON
 
 [ $# -eq 1 ] || die "usage: build_site_packages.sh PYTHON_VERSION"
 version=$1
-key=$({ cat service/requirements.txt scripts/build_site_packages.sh packer/versions.env; echo "$version"; } | sha256sum | cut -c1-16)
+key=$({ cat service/requirements.txt scripts/bake/build_site_packages.sh packer/versions.env; echo "$version"; } | sha256sum | cut -c1-16)
 out=$(cache_root)/site/$key
 if [ ! -d "$out" ]; then
   work=$out.part

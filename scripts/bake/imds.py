@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Answer one HTTP request as Oracle Cloud's instance metadata service (IMDSv2) does: `imds.py FOLDER`, on stdin/stdout.
 
 QEMU starts one for each connection that a machine opens to 169.254.169.254:80 (vm.py, `metadata="oracle"`), so an

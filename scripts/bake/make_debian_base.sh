@@ -7,7 +7,7 @@
 # Runs as root, or as a user with subordinate ids (mmdebstrap's unshare mode). Knows nothing of Packer or of our service.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/../lib.sh"
 
 [ $# -eq 2 ] || die "usage: make_debian_base.sh SUITE OUT.qcow2"
 suite=$1 out=$2

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Bake the image: `make image [MODEL=demo] [BASE=auto]`.
 
 Base disk, library sets, Python packages, model -> Packer -> boot tests -> packed files. Each step's result is kept in
@@ -18,13 +17,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bake_stage import Parts, bake_key, gather, have_disk, image_facts, key_of, read_pins, tree_files, write_stage
-from base_disk import Base, choose_base, read_bases
-from catalog import Model, find_model, load_catalog
-from files import REPOSITORY, cache_root, hash_file, human_size
-from probe_kvm import choose_accelerator, find_firmware
-from problem import Problem, run
-from stage import Stages
+from ..files import REPOSITORY, cache_root, hash_file, human_size
+from ..models.catalog import Model, find_model, load_catalog
+from ..problem import Problem, run
+from ..stage import Stages
+from .base_disk import Base, choose_base, read_bases
+from .payload import Parts, bake_key, gather, have_disk, image_facts, key_of, read_pins, tree_files, write_stage
+from .probe_kvm import choose_accelerator, find_firmware
 
 BUILD = REPOSITORY / "build"
 # Base, Packer's copy, overlays and packed files of a demo bake take 4 GB together; the rest is room for caches.
@@ -47,7 +46,7 @@ def check_machine() -> None:
             )
     for tool in ("qemu-system-aarch64", "qemu-img", "ssh-keygen", "curl"):
         if not shutil.which(tool):
-            raise Problem(f"{tool} is not installed", "bash scripts/install_host_packages.sh image")
+            raise Problem(f"{tool} is not installed", "bash scripts/setup/host_packages.sh image")
 
 
 def find_packer() -> str:
@@ -159,8 +158,8 @@ def forget_old_bakes(newest: Path) -> None:
 
 def test(stages: Stages, baked: Path) -> Path:
     """Boot fresh copies and test them, unless these tests passed for this bake before; returns the boot report."""
-    tools = (f"scripts/{name}.py" for name in ("test_image", "vm", "imds", "probe_kvm", "problem"))
-    key = key_of(tree_files("tests/image", "tests/kernels.py", *tools))
+    tools = (f"scripts/bake/{name}.py" for name in ("test_image", "vm", "imds", "probe_kvm"))
+    key = key_of(tree_files("tests/image", "tests/libllama/kernels.py", "scripts/problem.py", *tools))
     report = baked / f"boot-{key}.json"
     if report.exists():
         stages.skip("boot tests", "passed before for this very image and these tests")
@@ -168,7 +167,7 @@ def test(stages: Stages, baked: Path) -> Path:
     with stages.stage("boot tests"):
         part = report.with_suffix(".part")
         stages.run(
-            [sys.executable, "scripts/test_image.py", baked / "node.qcow2", "--report", part],
+            [sys.executable, "-m", "scripts.bake.test_image", baked / "node.qcow2", "--report", part],
             "boot-tests",
             "the image is kept; run make image again to repeat only the tests",
         )
@@ -193,13 +192,13 @@ def pack(stages: Stages, base: Base, reason: str, model: Model, baked: Path, rep
     with stages.stage("packing"):
         shutil.copy2(baked / "node.qcow2", part / f"{name}.qcow2")
         distribution, _, release = base.name.partition("-")
-        command = ["scripts/pack_oci.py", part / f"{name}.qcow2", part / f"{name}.oci"]
+        command = ["-m", "scripts.bake.pack_oci", part / f"{name}.qcow2", part / f"{name}.oci"]
         command += ["--os-name", distribution.capitalize(), "--os-version", release]
         stages.run([sys.executable, *command], "pack-oci")
         sets = sorted((baked / "sets").glob("*.json"))
         # Packer's versions differ in whether a downloaded folder arrives as itself or as its content.
         inventory = next((baked / "inventory").rglob("dpkg.tsv")).parent
-        command = ["scripts/write_sbom.py", "--version", pins["LLAMAKILN_VERSION"], "--base", base.name]
+        command = ["-m", "scripts.bake.write_sbom", "--version", pins["LLAMAKILN_VERSION"], "--base", base.name]
         command += ["--model", model.name, "--dpkg", inventory / "dpkg.tsv"]
         command += ["--pip", inventory / "pip.json", "--sets", *sets, "--out", part / f"{name}.cdx.json"]
         stages.run([sys.executable, *command], "sbom")
@@ -215,7 +214,7 @@ def pack(stages: Stages, base: Base, reason: str, model: Model, baked: Path, rep
         "boot": json.loads(report.read_text()),
     }
     (BUILD / "logs" / "facts.json").write_text(json.dumps(facts, indent=2))
-    command = ["scripts/write_manifest.py", "--facts", BUILD / "logs" / "facts.json", "--out", part]
+    command = ["-m", "scripts.bake.write_manifest", "--facts", BUILD / "logs" / "facts.json", "--out", part]
     stages.run([sys.executable, *command, f"{name}.qcow2", f"{name}.oci", f"{name}.cdx.json"], "manifest")
     for path in sorted(part.iterdir()):
         path.replace(BUILD / path.name)

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Pack a qcow2 image as .oci: what Oracle Cloud exports, and imports with the right firmware and shapes by itself.
 
 An .oci is a gzipped tar of `image_metadata.json` and `output.QCOW2`, these two names in this order, as Oracle's own
@@ -22,10 +21,10 @@ import tarfile
 from pathlib import Path
 from typing import BinaryIO
 
-from files import replacing
-from problem import Problem, run
-from progress import Progress
-from qcow2 import virtual_bytes
+from ..files import replacing
+from ..problem import Problem, run
+from ..progress import Progress
+from .qcow2 import virtual_bytes
 
 MAX_DISK_BYTES = 400 * 10**9  # Oracle's limit for an imported disk
 GZIP_LEVEL = 1  # the qcow2 is compressed already: higher levels cost minutes and save nothing

@@ -1,10 +1,9 @@
-#!/usr/bin/env python3
 """Gather everything that goes onto an image, and pack it as the stage: the one tar that a bake uploads.
 
 The local bake and the bake in Oracle Cloud take the same stage. Same input, same bytes, but for the time and the commit
 in image.json. Knows what is on an image and where each part comes from. Knows nothing of Packer or of machines.
 
-As a command: `bake_stage.py --model demo --base ubuntu-22.04 --out build/stage.tar`.
+As a command: `python -m scripts.bake.payload --model demo --base ubuntu-22.04 --out build/stage.tar`.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from base_disk import Base, choose_base, fetch_command, read_bases
-from catalog import Model, find_model, load_catalog
-from files import REPOSITORY, hash_file, replacing
-from problem import run
-from stage import Stages
+from ..files import REPOSITORY, hash_file, replacing
+from ..models.catalog import Model, find_model, load_catalog
+from ..problem import run
+from ..stage import Stages
+from .base_disk import Base, choose_base, fetch_command, read_bases
 
 UBUNTU_KEYRING = Path("/usr/share/keyrings/ubuntu-archive-keyring.gpg")
 LITTER = {"__pycache__", ".pytest_cache", ".ruff_cache"}  # what tools leave beside our files
@@ -52,7 +51,7 @@ def read_pins() -> dict[str, str]:
 
 def provisioners() -> list[str]:
     """The scripts the Packer template runs: the template is the one home of their order."""
-    return re.findall(r'"(scripts/\w+\.sh)"', BUILD_TEMPLATE.read_text())
+    return re.findall(r'"(scripts/node/\w+\.sh)"', BUILD_TEMPLATE.read_text())
 
 
 def tree_files(*roots: str) -> list[Path]:
@@ -94,20 +93,21 @@ def archive_keys(stages: Stages, base: Base) -> dict[str, str]:
     if not base.url or "ARCHIVE_KEYRING" in os.environ or UBUNTU_KEYRING.exists():
         return {}
     have_disk(stages, base)
-    return {"ARCHIVE_KEYRING": stages.run(["bash", "scripts/find_ubuntu_keyring.sh", base.disk], "keyring")}
+    return {"ARCHIVE_KEYRING": stages.run(["bash", "scripts/libllama/find_ubuntu_keyring.sh", base.disk], "keyring")}
 
 
 def gather(stages: Stages, base: Base, model: Model) -> Parts:
     """Have every part in the cache. Raises Problem when one cannot be built or fetched."""
     env = os.environ | archive_keys(stages, base)
     with stages.stage("library sets"):
-        command = [sys.executable, "scripts/build_libllama.py", "arm64", "--suite", base.suite]
+        command = [sys.executable, "-m", "scripts.libllama.build", "arm64", "--suite", base.suite]
         sets = Path(stages.run(command, "library-sets", env=env))
     with stages.stage("python packages"):
         env = os.environ | {"PYTHON": sys.executable}
-        site = Path(stages.run(["bash", "scripts/build_site_packages.sh", base.python], "python-packages", env=env))
+        command = ["bash", "scripts/bake/build_site_packages.sh", base.python]
+        site = Path(stages.run(command, "python-packages", env=env))
     with stages.stage("model"):
-        model_path = Path(stages.run([sys.executable, "scripts/fetch_model.py", model.name], "model"))
+        model_path = Path(stages.run([sys.executable, "-m", "scripts.models.fetch", model.name], "model"))
     return Parts(base, model, sets, site, model_path)
 
 

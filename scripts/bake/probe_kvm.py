@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Say how fast this host can run an Arm machine: print `kvm` or `tcg`, and the reason on standard error.
 
 /dev/kvm may be there while guests hang in it (nested virtualisation does this), so nothing is believed before a real
@@ -14,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from select import select
 
-from problem import Problem, run
+from ..problem import Problem, run
 
 QEMU = "qemu-system-aarch64"
 KVM_DEVICE = Path("/dev/kvm")

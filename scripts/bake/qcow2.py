@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
-from problem import Problem
+from ..problem import Problem
 
 MAGIC = b"QFI\xfb"
 

@@ -1,5 +1,4 @@
-#!/usr/bin/env python3
-"""Test a finished image: `test_image.py IMAGE.qcow2`, or a node that already runs: `test_image.py --host TARGET`.
+"""Test a finished image: `test_image IMAGE.qcow2`, or a node that already runs: `test_image --host TARGET`.
 
 An image is booted from two fresh copies, one with the CPU of an A2 shape and one with that of an A1 shape. Both are
 tested by tests/image, then compared, then one is killed and rebooted. Prints the boot report, and writes it with
@@ -19,15 +18,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
-from probe_kvm import choose_accelerator
-from problem import run
-from vm import VM, VMError, exit_on_signals
+from ..files import REPOSITORY
+from ..problem import run
+from .probe_kvm import choose_accelerator
+from .vm import VM, VMError, exit_on_signals
 
-REPO = Path(__file__).resolve().parent.parent
-TESTS = REPO / "tests" / "image"
+TESTS = REPOSITORY / "tests" / "image"
 BOOT_TIMEOUT_S = 900  # under emulation, on a busy host
 DISK_GB = 50  # the architecture's boot volume
-LOGS = REPO / "build" / "logs"
+LOGS = REPOSITORY / "build" / "logs"
 
 
 def log(line: str) -> None:
@@ -127,7 +126,7 @@ def run_pytest(title: str, *arguments: str | Path) -> int:
     """Run pytest on tests/image and print what it said in one piece, because two may run at once; its exit status."""
     started = time.monotonic()
     command = [sys.executable, "-m", "pytest", "--durations=6", *(str(part) for part in arguments)]
-    done = subprocess.run(command, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     log(f"\n=== {title}: {time.monotonic() - started:.0f} s\n{done.stdout}")
     return done.returncode
 
@@ -193,7 +192,7 @@ def check_image(image: Path) -> tuple[bool, dict[str, dict]]:
 def check_host(host: str, key: Path | None, is_disruptive: bool) -> bool:
     """Test a node that somebody else started."""
     options = ["--node", host, *(["--node-key", str(key)] if key else []), *(["--disruptive"] if is_disruptive else [])]
-    return subprocess.run([sys.executable, "-m", "pytest", str(TESTS), *options], cwd=REPO).returncode == 0
+    return subprocess.run([sys.executable, "-m", "pytest", str(TESTS), *options], cwd=REPOSITORY).returncode == 0
 
 
 def main() -> int:

@@ -1,5 +1,4 @@
-#!/usr/bin/env python3
-"""Boot a disk image as an Arm machine in QEMU: `vm.py IMAGE.qcow2`, or `with VM(image, cpu="a2") as vm`.
+"""Boot a disk image as an Arm machine in QEMU: `vm IMAGE.qcow2`, or `with VM(image, cpu="a2") as vm`.
 
 The image itself is never written: each machine gets a fresh overlay, an ssh key of its own, metadata for cloud-init (a
 NoCloud seed, or Oracle Cloud's service in imds.py), and two ports on loopback that lead to its ports 22 and 80. The
@@ -24,8 +23,8 @@ import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from probe_kvm import QEMU, choose_accelerator, find_firmware
-from problem import Problem, run
+from ..problem import Problem, run
+from .probe_kvm import QEMU, choose_accelerator, find_firmware
 
 # What the shapes look like to the kernel. AmpereOne: i8mm and bf16 but no SVE; Altra is a Neoverse N1.
 # pauth-impdef: QEMU's default pointer authentication algorithm costs a third of the emulated speed.

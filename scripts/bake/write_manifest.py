@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Write manifest.json, what an image was made of and from, and SHA256SUMS beside it.
 
 Takes the bake's facts as JSON (who bakes knows them) and finds out the rest: git commit, model row, checksums, sizes,
@@ -36,10 +35,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import catalog
-from files import REPOSITORY, hash_file, replacing
-from problem import Problem, run
-from qcow2 import virtual_bytes
+from ..files import REPOSITORY, hash_file, replacing
+from ..models import catalog
+from ..problem import Problem, run
+from .qcow2 import virtual_bytes
 
 SCHEMA = 1
 _NUMBER = (int, float)

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Write the image's software bill of materials as CycloneDX 1.6 JSON.
 
 Joins what package managers on the image list (dpkg, pip) with what no scanner sees: llama.cpp, the OpenBLAS it is
@@ -22,13 +21,14 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-import catalog
-import llama_patch
 from cyclonedx.spdx import is_supported_id
-from files import REPOSITORY, replacing
 from packageurl import PackageURL
-from problem import Problem, run
-from write_manifest import creation_time
+
+from ..files import REPOSITORY, replacing
+from ..libllama import patch
+from ..models import catalog
+from ..problem import Problem, run
+from .write_manifest import creation_time
 
 SPEC_VERSION = "1.6"
 LLAMA_CPP = "ggml-org/llama.cpp"
@@ -104,8 +104,8 @@ def llama_cpp(sets: Sequence[dict]) -> dict:
     ]
     owner, name = LLAMA_CPP.split("/")
     purl = _purl("github", name, commit, owner)
-    files = ", ".join(str(file) for file in llama_patch.files())
-    change = {"patches": [{"type": "unofficial"}], "notes": f"{files}: by scripts/llama_patch.py"}
+    files = ", ".join(str(file) for file in patch.files())
+    change = {"patches": [{"type": "unofficial"}], "notes": f"{files}: by scripts/libllama/patch.py"}
     return _component("library", name, commit, purl, licenses=_licenses("MIT"), properties=origin, pedigree=change)
 
 

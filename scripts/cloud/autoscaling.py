@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import oci.autoscaling
-from oci_pool import Pool
-from oci_session import Session, asking, list_all
-from problem import Problem
+
+from ..problem import Problem
+from .pool import Pool
+from .session import Session, asking, list_all
 
 PAUSED = "rollout-paused"
 

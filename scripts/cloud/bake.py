@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Bake the image in Oracle Cloud: check the account, run packer/oci, allow the image on A1 and A2 (`make image-oci`).
 
 Reads credentials as the oci command line does (~/.oci/config, OCI_CONFIG_FILE, OCI_CLI_PROFILE) and a pkrvars file made
@@ -18,17 +17,17 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import oci_image
-import oci_packer
-from bake_stage import bake_key, gather, image_facts, key_of, read_pins, tree_files, write_stage
-from base_disk import choose_base, read_bases
-from catalog import find_model, load_catalog
-from files import REPOSITORY
-from oci_preflight import check_account
-from oci_session import BAKING, STATEMENTS, Session, asking, open_session
-from oci_variables import FILLED_IN, read_variables
-from problem import Problem, run
-from stage import Stages
+from ..bake.base_disk import choose_base, read_bases
+from ..bake.payload import bake_key, gather, image_facts, key_of, read_pins, tree_files, write_stage
+from ..files import REPOSITORY
+from ..models.catalog import find_model, load_catalog
+from ..problem import Problem, run
+from ..stage import Stages
+from . import image as images
+from . import packer as packers
+from .preflight import check_account
+from .session import BAKING, STATEMENTS, Session, asking, open_session
+from .variables import FILLED_IN, read_variables
 
 BASE = "ubuntu-22.04"  # packer/oci takes Oracle's own image of it; library sets and Python packages must fit
 
@@ -53,13 +52,13 @@ def main(argv: list[str] | None = None, prepare: Callable[[str, Stages], Content
         session = open_session(os.environ, needs_config_file=True)
         check_account(session, variables, stages.say)
     with stages.stage("packer"):
-        packer, packer_version = oci_packer.find_packer()
+        packer, packer_version = packers.find_packer()
     contents = (prepare or prepare_contents)(model.name, stages)
 
     work = options.build.resolve() / "bake-oci"
     filled_in = fill_in(work, session, model.name, contents.key)
-    arguments = oci_packer.variable_arguments(options.var_file, filled_in)
-    image = oci_image.find_image(session, image_compartment(variables), filled_in["image_name"], contents.key)
+    arguments = packers.variable_arguments(options.var_file, filled_in)
+    image = images.find_image(session, image_compartment(variables), filled_in["image_name"], contents.key)
     if image is not None:
         stages.skip("image", f"already baked, {image.id}")
     if image is None or options.dry_run:
@@ -67,7 +66,7 @@ def main(argv: list[str] | None = None, prepare: Callable[[str, Stages], Content
         Path(filled_in["inventory_directory"]).mkdir(parents=True)
         with stages.stage("staging"):
             contents.write(Path(filled_in["stage_tar"]))
-            oci_packer.validate(packer, arguments)
+            packers.validate(packer, arguments)
     if options.dry_run:
         stages.say("dry run: all is well, nothing was launched")
         return
@@ -77,8 +76,8 @@ def main(argv: list[str] | None = None, prepare: Callable[[str, Stages], Content
             how, image = bake(session, packer, arguments, variables, filled_in, stages)
 
     with stages.stage("image: shapes"):
-        image = oci_image.wait_until_usable(session, image, stages.say)
-        oci_image.allow_shapes(session, image, stages.say)
+        image = images.wait_until_usable(session, image, stages.say)
+        images.allow_shapes(session, image, stages.say)
     report = {
         "image_ocid": image.id,
         "image_name": filled_in["image_name"],
@@ -87,7 +86,7 @@ def main(argv: list[str] | None = None, prepare: Callable[[str, Stages], Content
         "model": model.name,
         "version": filled_in["version"],
         "bake": contents.key,
-        "shapes": list(oci_image.SHAPES),
+        "shapes": list(images.SHAPES),
         "base_image": describe_base(session, image),
         "how": how,
         "packer": packer_version,
@@ -96,7 +95,7 @@ def main(argv: list[str] | None = None, prepare: Callable[[str, Stages], Content
         "duration_s": round(time.monotonic() - began, 1),
         "stages": stages.done,
     }
-    stages.say(f"{image.id} is in {oci_image.write_report(options.build, report)}")
+    stages.say(f"{image.id} is in {images.write_report(options.build, report)}")
 
 
 def read_options(argv: list[str] | None) -> argparse.Namespace:
@@ -160,11 +159,11 @@ def bake(
         stages.log_directory / "packer-oci.log",
     )
     try:
-        oci_packer.build(packer, arguments, log_file, stages.say)
+        packers.build(packer, arguments, log_file, stages.say)
         failure = None
-    except oci_packer.PackerFailed as failed:
+    except packers.PackerFailed as failed:
         failure = failed
-    image = oci_image.find_image(session, home, name, filled_in["bake"])
+    image = images.find_image(session, home, name, filled_in["bake"])
     if failure is None:
         if image is None:
             raise Problem(f"Packer succeeded, but {home} has no image {name}", f"read {log_file}")
@@ -188,7 +187,7 @@ def advise(session: Session, compartment_ocid: str, name: str, tail: list[str]) 
         ways.append("another shape or availability domain in the pkrvars file, or wait")
     if "Timeout waiting for SSH" in said:
         ways.append("let this machine's address in on port 22, or set use_private_ip to fit the network")
-    leftovers = oci_image.find_leftover_instances(session, compartment_ocid, f"{name}-bake")
+    leftovers = images.find_leftover_instances(session, compartment_ocid, f"{name}-bake")
     ways += [f"it still costs money: oci compute instance terminate --instance-id {ocid}" for ocid in leftovers]
     return "\n  try: ".join([*ways, "run again"])
 

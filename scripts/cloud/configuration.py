@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import oci
-from oci_pool import Node, Pool
-from oci_session import Session, asking, list_all
-from problem import Problem
+
+from ..problem import Problem
+from .pool import Node, Pool
+from .session import Session, asking, list_all
 
 POOL = "rollout-pool"  # tag of a copy
 SET_BY_OCI = "Oracle-Tags"  # who made it and when: every resource gets its own

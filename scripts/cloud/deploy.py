@@ -1,10 +1,9 @@
-#!/usr/bin/env python3
 """Deploy to Oracle Cloud from here: pack rm-stack/, plan it in Resource Manager, show the plan, apply it, wait for an
 answer.
 
 The stack is found by its tags and brought to the files of this tree; variables that it has stay, unless the file given
 with --vars says otherwise. A job that is running is followed instead of started again, so after Ctrl-C the same command
-goes on. Knows the order of things; oci_stack.py, oci_job.py and first_answer.py do them.
+goes on. Knows the order of things; stack.py, job.py and first_answer.py do them.
 
 Policies, in the compartment: manage orm-family, instance-family, compute-management-family, virtual-network-family and
 load-balancers; inspect compartments in the tenancy. Options of the stack need more: see the README.
@@ -21,16 +20,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import oci_job
-import oci_stack
-import pack_stack
-from consent import agree
-from files import REPOSITORY
-from first_answer import wait_for_answer
-from oci_session import Session, check_compartment, open_session
-from problem import Problem, run
-from stack_form import read_blocks
-from stage import Stages
+from ..consent import agree
+from ..files import REPOSITORY
+from ..problem import Problem, run
+from ..stack import pack
+from ..stack.form import read_blocks
+from ..stage import Stages
+from . import job as jobs
+from . import stack as stacks
+from .first_answer import wait_for_answer
+from .session import Session, check_compartment, open_session
 
 FOLDER = REPOSITORY / "rm-stack"
 OURS = ("region", "compartment_ocid", "name")  # set by the profile, COMPARTMENT and NAME
@@ -49,21 +48,21 @@ def main(
     given = read_variables(options.vars)
     zip_file = options.build / "llamakiln-stack.zip"
     with stages.stage("pack"):
-        pack_stack.pack(FOLDER, zip_file)
+        pack.pack(FOLDER, zip_file)
     with stages.stage("account"):
         session = open_session(os.environ)
         stages.say(f"compartment {check_compartment(session, options.compartment)}, region {session.region}")
-        stack = oci_stack.find_stack(session, options.compartment, options.name)
-    if stack and (job := oci_job.find_running(session, stack)):
+        stack = stacks.find_stack(session, options.compartment, options.name)
+    if stack and (job := jobs.find_running(session, stack)):
         finish_running(session, job, stages, sleep)
     with stages.stage("stack"):
         variables = choose_variables(session, options, given, stack.variables or {} if stack else {})
         stages.say(f"image: {variables.get('image_url') or variables['image_ocid']}")
         stack = bring_stack(session, options, stack, zip_file, variables, stages, sleep)
     with stages.stage("plan"):
-        job = oci_job.start(session, stack, oci_job.plan_details())
-        job = oci_job.follow(session, job, stages.say, log_of(stages, "plan"), sleep)
-        summary = oci_job.summarise(oci_job.read_plan(session, job))
+        job = jobs.start(session, stack, jobs.plan_details())
+        job = jobs.follow(session, job, stages.say, log_of(stages, "plan"), sleep)
+        summary = jobs.summarise(jobs.read_plan(session, job))
     for line in summary or ["the deployment is as it should be: nothing to change"]:
         stages.say(line)
     if options.dry_run:
@@ -74,11 +73,11 @@ def main(
             stages.say("nothing was applied")
             return 1
         with stages.stage("apply"):
-            apply = oci_job.start(session, stack, oci_job.apply_details(job.id))
-            oci_job.follow(session, apply, stages.say, log_of(stages, "apply"), sleep)
+            apply = jobs.start(session, stack, jobs.apply_details(job.id))
+            jobs.follow(session, apply, stages.say, log_of(stages, "apply"), sleep)
         if any(NODE in line and "-" in line.split(NODE)[0] for line in summary):
             stages.say("new nodes get the new configuration; to replace those that run: make rollout")
-    outputs = oci_stack.outputs(oci_stack.read_state(session, stack))
+    outputs = stacks.outputs(stacks.read_state(session, stack))
     if host := variables.get("host_name"):
         stages.say(f"{host} must lead to {outputs['load_balancer_address']}: set its DNS record")
     with stages.stage("first answer"):
@@ -160,7 +159,7 @@ def finish_running(session: Session, job: Any, stages: Stages, sleep: Callable[[
             f"the stack is being destroyed by job {job.id}", "make destroy follows it; deploy when it is done"
         )
     try:
-        oci_job.follow(session, job, stages.say, log_of(stages, "running"), sleep)
+        jobs.follow(session, job, stages.say, log_of(stages, "running"), sleep)
     except Problem:
         if job.operation != "PLAN":
             raise
@@ -177,10 +176,10 @@ def bring_stack(
 ) -> Any:
     """The stack with this zip and these variables."""
     if stack is None:
-        stack = oci_stack.make_stack(session, options.compartment, options.name, zip_file, variables, sleep)
+        stack = stacks.make_stack(session, options.compartment, options.name, zip_file, variables, sleep)
         stages.say(f"made {stack.id}")
         return stack
-    changed = oci_stack.update_stack(session, stack, zip_file, variables)
+    changed = stacks.update_stack(session, stack, zip_file, variables)
     stages.say(f"{stack.id}: " + (f"changed {', '.join(changed)}" if changed else "as it is"))
     return stack
 

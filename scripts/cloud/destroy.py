@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Take a deployment away: show what goes, run Resource Manager's DESTROY job, delete the stack.
 
 Images that were chosen by OCID stay. A job that is running is followed first. Nothing there is no error.
@@ -15,13 +14,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import oci_job
-import oci_stack
-from consent import agree
-from files import REPOSITORY
-from oci_session import check_compartment, open_session
-from problem import Problem, run
-from stage import Stages
+from ..consent import agree
+from ..files import REPOSITORY
+from ..problem import Problem, run
+from ..stage import Stages
+from . import job as jobs
+from . import stack as stacks
+from .session import check_compartment, open_session
 
 
 def main(argv: list[str] | None = None, sleep: Callable[[float], None] = time.sleep) -> int:
@@ -30,18 +29,18 @@ def main(argv: list[str] | None = None, sleep: Callable[[float], None] = time.sl
     with stages.stage("account"):
         session = open_session(os.environ)
         stages.say(f"compartment {check_compartment(session, options.compartment)}, region {session.region}")
-        stack = oci_stack.find_stack(session, options.compartment, options.name)
+        stack = stacks.find_stack(session, options.compartment, options.name)
     if stack is None:
         stages.say(f"there is no deployment {options.name}: nothing to destroy")
         return 0
     log_file = stages.log_directory / "destroy.log"
-    if job := oci_job.find_running(session, stack):
+    if job := jobs.find_running(session, stack):
         stages.say(f"job {job.id} is running ({job.operation}): following it")
         try:
-            oci_job.follow(session, job, stages.say, log_file, sleep)
+            jobs.follow(session, job, stages.say, log_file, sleep)
         except Problem as problem:
             stages.say(problem.message)
-    made = oci_stack.resources(oci_stack.read_state(session, stack))
+    made = stacks.resources(stacks.read_state(session, stack))
     for address in made:
         stages.say(f"  - {address}")
     stages.say(f"{len(made)} resources, and the stack {stack.id}")
@@ -50,9 +49,9 @@ def main(argv: list[str] | None = None, sleep: Callable[[float], None] = time.sl
         return 1
     if made:
         with stages.stage("destroy"):
-            job = oci_job.start(session, stack, oci_job.destroy_details())
-            oci_job.follow(session, job, stages.say, log_file, sleep)
-    oci_stack.delete_stack(session, stack)
+            job = jobs.start(session, stack, jobs.destroy_details())
+            jobs.follow(session, job, stages.say, log_file, sleep)
+    stacks.delete_stack(session, stack)
     stages.say(f"{options.name} is gone")
     return 0
 

@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable
 
 import httpx
-from problem import Problem
+
+from ..problem import Problem
 
 WAIT_MINUTES = 20  # an instance boots in minutes, and a large model is read from its boot volume once
 POLL_S = 10.0

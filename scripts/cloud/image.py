@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import oci
-from files import replacing
-from oci_session import Session, asking, list_all
-from problem import Problem
+
+from ..files import replacing
+from ..problem import Problem
+from .session import Session, asking, list_all
 
 # Packer gives an image only the shape it was baked on. A newer Arm shape is one more line.
 SHAPES = ("VM.Standard.A2.Flex", "VM.Standard.A1.Flex")

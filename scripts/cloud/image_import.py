@@ -10,10 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 import oci
-from oci_image import GROWING, PATIENT, USABLE
-from oci_session import Session, asking, list_all
-from oci_storage import Bucket
-from problem import Problem
+
+from ..problem import Problem
+from .image import GROWING, PATIENT, USABLE
+from .session import Session, asking, list_all
+from .storage import Bucket
 
 MODELS = oci.core.models
 PRODUCT = "llamakiln"

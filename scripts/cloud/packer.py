@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bake_stage import read_pins
-from files import REPOSITORY
-from problem import Problem
-from stage import clock_text
+from ..bake.payload import read_pins
+from ..files import REPOSITORY
+from ..problem import Problem
+from ..stage import clock_text
 
 TEMPLATE = "packer/oci"
 TAIL_LINES = 20
@@ -38,7 +38,7 @@ def find_packer() -> tuple[str, str]:
     Raises Problem for an older one and where the plugin can be neither found nor downloaded.
     """
     setup = subprocess.run(
-        [REPOSITORY / "scripts/setup_packer.sh"], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY, check=False
+        [REPOSITORY / "scripts/setup/packer.sh"], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY, check=False
     )
     if setup.returncode:
         raise Problem("Packer could not be set up: see the lines above")

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import oci
-from oci_session import Session, asking, list_all
+
+from .session import Session, asking, list_all
 
 # Tags of a pool in a rollout: how many nodes it had and has again at the end, and the configuration it had.
 ROLLOUT_SIZE, ROLLOUT_SOURCE = "rollout-size", "rollout-source"

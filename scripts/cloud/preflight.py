@@ -9,8 +9,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from oci_session import Session, asking, list_all
-from problem import Problem
+from ..problem import Problem
+from .session import Session, asking, list_all
 
 Variables = dict[str, Any]
 Log = Callable[[str], None]

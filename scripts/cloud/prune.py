@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Delete old Llamakiln images and their uploaded files in Oracle Cloud: of each model the newest KEEP stay.
 
 The parts of an upload that nobody went on with for STALE_DAYS cost money, too, and go.
@@ -21,15 +20,14 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import oci_import
-import oci_storage
-from consent import agree
-from files import REPOSITORY
-from oci_image import PATIENT
-from oci_session import Session, asking, check_compartment, list_all, open_session
-from oci_uses import find_uses
-from problem import run
-from stage import Stages
+from ..consent import agree
+from ..files import REPOSITORY
+from ..problem import run
+from ..stage import Stages
+from . import image_import, storage
+from .image import PATIENT
+from .session import Session, asking, check_compartment, list_all, open_session
+from .uses import find_uses
 
 STALE_DAYS = 7
 SETTLED = ("AVAILABLE", "DISABLED")  # neither being made nor on its way out
@@ -52,7 +50,7 @@ class Verdict:
         tags = self.image.freeform_tags
         if "sha256" not in tags:
             return ""
-        return oci_import.object_name(f"llamakiln-{tags['model']}-{tags['version']}-arm64", tags["sha256"])
+        return image_import.object_name(f"llamakiln-{tags['model']}-{tags['version']}-arm64", tags["sha256"])
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -61,8 +59,8 @@ def main(argv: list[str] | None = None) -> int:
     with stages.stage("account"):
         session = open_session(os.environ)
         stages.say(f"compartment {check_compartment(session, options.compartment)}, region {session.region}")
-        bucket, has_bucket = oci_storage.open_bucket(session, options.bucket)
-        stored = {one.name: one for one in oci_storage.list_objects(bucket, "llamakiln-")} if has_bucket else {}
+        bucket, has_bucket = storage.open_bucket(session, options.bucket)
+        stored = {one.name: one for one in storage.list_objects(bucket, "llamakiln-")} if has_bucket else {}
         stale = find_stale(bucket) if has_bucket else []
     with stages.stage("images and who uses them"):
         verdicts = judge(list_ours(session, options.compartment), find_uses(session), options.keep)
@@ -83,11 +81,11 @@ def main(argv: list[str] | None = None) -> int:
         stages.say("nothing was deleted")
         return 1
     for upload in stale:
-        oci_storage.abort_upload(bucket, upload)
+        storage.abort_upload(bucket, upload)
     for verdict in going:
         # The file first: stopped in between, the image is still there to find it by.
         if verdict.object_name in stored:
-            oci_storage.delete_object(bucket, verdict.object_name)
+            storage.delete_object(bucket, verdict.object_name)
         with asking(f"image {verdict.image.id}", "instances"):
             session.compute.delete_image(verdict.image.id, **PATIENT)
         stages.say(f"deleted {verdict.image.display_name}")
@@ -110,11 +108,11 @@ def count(text: str) -> int:
     return int(text)
 
 
-def find_stale(bucket: oci_storage.Bucket) -> list[Any]:
+def find_stale(bucket: storage.Bucket) -> list[Any]:
     """Uploads of ours that were begun long ago and never finished."""
     oldest = datetime.now(timezone.utc) - timedelta(days=STALE_DAYS)
     with asking(f"uploads to bucket {bucket.name}", "storage"):
-        uploads = oci_storage.list_uploads(bucket)
+        uploads = storage.list_uploads(bucket)
     return [one for one in uploads if one.object.startswith("llamakiln-") and one.time_created < oldest]
 
 
@@ -126,7 +124,7 @@ def list_ours(session: Session, compartment_ocid: str) -> list[Any]:
         image
         for image in images
         if image.compartment_id == compartment_ocid
-        and (image.freeform_tags or {}).get("product") == oci_import.PRODUCT
+        and (image.freeform_tags or {}).get("product") == image_import.PRODUCT
         and image.lifecycle_state not in ("DELETED", "DELETING")
     ]
 

@@ -1,9 +1,8 @@
-#!/usr/bin/env python3
 """Take the local bake to Oracle Cloud: upload build/*.oci, import it as a custom image, allow it on A1 and A2.
 
 Takes the .oci file that build/manifest.json names, or --file, and checks it against SHA256SUMS. An upload that was
 stopped goes on with the parts that the service has, and what is uploaded or imported already is not done again. Writes
-build/image-oci.json, as `make image-oci` does. Knows the order of things; oci_storage.py and oci_import.py do them.
+build/image-oci.json, as `make image-oci` does. Knows the order of things; storage.py and image_import.py do them.
 
 Policies: manage object-family and manage instance-family in the compartment, inspect compartments in the tenancy.
 Exit codes: 0 done, 1 a problem (told on stderr), 2 wrong command line, 130 stopped by Ctrl-C: run again to go on.
@@ -22,14 +21,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import oci_image
-import oci_import
-import oci_storage
-from files import REPOSITORY, hash_file, human_size
-from oci_session import check_compartment, open_session
-from problem import Problem, run
-from progress import Progress
-from stage import Stages
+from ..files import REPOSITORY, hash_file, human_size
+from ..problem import Problem, run
+from ..progress import Progress
+from ..stage import Stages
+from . import image as images
+from . import image_import, storage
+from .session import check_compartment, open_session
 
 NAME = re.compile(r"llamakiln-(?P<model>.+)-(?P<version>[0-9.]+)-arm64\.oci")
 MAX_LINK_DAYS = 365
@@ -51,7 +49,7 @@ class Bake:
 
     @property
     def object_name(self) -> str:
-        return oci_import.object_name(self.name, self.sha256)
+        return image_import.object_name(self.name, self.sha256)
 
 
 def main(argv: list[str] | None = None, sleep: Callable[[float], None] = time.sleep) -> None:
@@ -64,10 +62,10 @@ def main(argv: list[str] | None = None, sleep: Callable[[float], None] = time.sl
     with stages.stage("account"):
         session = open_session(os.environ)
         stages.say(f"compartment {check_compartment(session, options.compartment)}, region {session.region}")
-        bucket, has_bucket = oci_storage.open_bucket(session, options.bucket)
-        image = oci_import.find_imported(session, options.compartment, bake.sha256)
+        bucket, has_bucket = storage.open_bucket(session, options.bucket)
+        image = image_import.find_imported(session, options.compartment, bake.sha256)
         size = bake.file.stat().st_size
-        is_uploaded = has_bucket and oci_storage.has_object(bucket, bake.object_name, size, bake.sha256)
+        is_uploaded = has_bucket and storage.has_object(bucket, bake.object_name, size, bake.sha256)
     how = "found" if image else "imported"
     needs_object = options.link_days or not image
     if options.dry_run:
@@ -80,18 +78,18 @@ def main(argv: list[str] | None = None, sleep: Callable[[float], None] = time.sl
         stages.skip("upload", f"{bake.object_name} is there" if is_uploaded else f"not needed, {image.id} is there")
     else:
         if not has_bucket:
-            oci_storage.make_bucket(bucket, options.compartment)
+            storage.make_bucket(bucket, options.compartment)
             stages.say(f"bucket {bucket.name}: made, private")
         with stages.stage("upload"):
-            oci_storage.upload(bucket, bake.object_name, bake.file, bake.sha256, stages.say, sleep)
+            storage.upload(bucket, bake.object_name, bake.file, bake.sha256, stages.say, sleep)
     with stages.stage("import"):
         if image is None:
             tags = {"model": bake.model, "version": bake.version, "sha256": bake.sha256}
             shown_name = f"{bake.name}-{bake.sha256[:8]}"  # two bakes of one version can be told apart
-            image = oci_import.start_import(bucket, bake.object_name, options.compartment, shown_name, tags)
+            image = image_import.start_import(bucket, bake.object_name, options.compartment, shown_name, tags)
             stages.say("OCI takes 10 to 30 minutes; after Ctrl-C the next run waits for the same image")
-        image = oci_import.wait_for_import(session, image, stages.say, sleep)
-        oci_image.allow_shapes(session, image, stages.say)
+        image = image_import.wait_for_import(session, image, stages.say, sleep)
+        images.allow_shapes(session, image, stages.say)
     report = {
         "image_ocid": image.id,
         "image_name": image.display_name,
@@ -100,7 +98,7 @@ def main(argv: list[str] | None = None, sleep: Callable[[float], None] = time.sl
         "model": bake.model,
         "version": bake.version,
         "sha256": bake.sha256,
-        "shapes": list(oci_image.SHAPES),
+        "shapes": list(images.SHAPES),
         "base_image": bake.base,
         "how": how,
         "image_created": image.time_created.isoformat(),
@@ -108,11 +106,11 @@ def main(argv: list[str] | None = None, sleep: Callable[[float], None] = time.sl
         "duration_s": round(time.monotonic() - began, 1),
         "stages": stages.done,
     }
-    written = oci_image.write_report(options.build, report)
+    written = images.write_report(options.build, report)
     stages.say(f"{image.display_name} is in {written}; next: make deploy COMPARTMENT=...")
     print(image.id)
     if options.link_days:
-        link, expires = oci_storage.make_link(bucket, bake.object_name, options.link_days)
+        link, expires = storage.make_link(bucket, bake.object_name, options.link_days)
         stages.say(
             f'the link below is for the stack\'s form, "Image link"; who has it can read the file until {expires}'
         )
@@ -184,7 +182,7 @@ def verify(file: Path, sums: Path) -> str:
 
 def plan(
     bake: Bake,
-    bucket: oci_storage.Bucket,
+    bucket: storage.Bucket,
     options: argparse.Namespace,
     has_bucket: bool,
     is_uploaded: bool,
@@ -194,7 +192,7 @@ def plan(
     lines = []
     if options.link_days or not image:
         lines += [] if has_bucket else [f"would make the private bucket {bucket.name}"]
-        is_begun = has_bucket and oci_storage.find_upload(bucket, bake.object_name)
+        is_begun = has_bucket and storage.find_upload(bucket, bake.object_name)
         verb = "go on uploading" if is_begun else "upload"
         lines.append(f"{bake.object_name} is uploaded" if is_uploaded else f"would {verb} {bake.object_name}")
     lines.append(f"image {image.id} is {image.lifecycle_state}" if image else "would import it as a custom image")

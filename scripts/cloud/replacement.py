@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import oci
-from oci_configuration import Recipe, delete_leftovers
-from oci_pool import ROLLOUT_SIZE, ROLLOUT_SOURCE, Node, Pool, read_pool
-from oci_session import Session, asking
-from problem import Problem
-from stage import clock_text
+
+from ..problem import Problem
+from ..stage import clock_text
+from .configuration import Recipe, delete_leftovers
+from .pool import ROLLOUT_SIZE, ROLLOUT_SOURCE, Node, Pool, read_pool
+from .session import Session, asking
 
 POLL_S = 10.0
 BUSY = (409, 412)  # the pool or the load balancer works on something else, or changed meanwhile
@@ -53,7 +54,7 @@ class Target:
         return node.member.instance_configuration_id == self.configuration_id or self.recipe.made(node)
 
 
-class Rollout:
+class Replacement:
     """grace_s: how long a drained node may finish answers. timeout_s: how long any other step may take."""
 
     def __init__(

@@ -1,9 +1,8 @@
-#!/usr/bin/env python3
 """Replace the nodes of a pool by nodes of another image while it serves (`make rollout`).
 
 Checks first, and changes nothing until all is well. Then the pool gets a copy of its instance configuration with the
 new image, one node more for the time, and each old node leaves when a new one serves. Stopped anywhere, the same
-command goes on. Knows the order of things; oci_rollout.py moves the nodes.
+command goes on. Knows the order of things; replacement.py moves the nodes.
 """
 
 from __future__ import annotations
@@ -17,10 +16,13 @@ from functools import partial
 from typing import Any
 
 import oci
-from consent import agree
-from files import REPOSITORY
-from oci_autoscaling import autoscaling_paused, is_paused, list_autoscaling, resume_autoscaling
-from oci_configuration import (
+
+from ..consent import agree
+from ..files import REPOSITORY
+from ..problem import Problem, run
+from ..stage import Stages
+from .autoscaling import autoscaling_paused, is_paused, list_autoscaling, resume_autoscaling
+from .configuration import (
     Recipe,
     delete_leftovers,
     find_configuration,
@@ -30,12 +32,10 @@ from oci_configuration import (
     read_configuration,
     read_recipe,
 )
-from oci_pool import Pool, read_pool
-from oci_preflight import LIMITS, check_all, read_quota
-from oci_rollout import Rollout, Target
-from oci_session import Session, asking, list_all, open_session, patient
-from problem import Problem, run
-from stage import Stages
+from .pool import Pool, read_pool
+from .preflight import LIMITS, check_all, read_quota
+from .replacement import Replacement, Target
+from .session import Session, asking, list_all, open_session, patient
 
 GRACE_S = 300  # where the pool does not say: NGINX on a node ends a request after 290 s
 STEADY = ("RUNNING", "SCALING", "PROVISIONING", "STARTING")  # becomes RUNNING by itself
@@ -83,7 +83,7 @@ def main(
             pool = read_pool(session, pool.id)  # its size may have changed until autoscaling was off
             found = found or make_configuration(session, pool, current, image_id)
             target = aim(pool, current, found, recipe)
-            Rollout(session, pool.id, target, grace_s, options.timeout * 60, say, clock, sleep).run()
+            Replacement(session, pool.id, target, grace_s, options.timeout * 60, say, clock, sleep).run()
     except KeyboardInterrupt:
         say("the pool goes on serving; the same command goes on from here")
         raise

@@ -20,7 +20,8 @@ import oci.load_balancer
 import oci.object_storage
 import oci.resource_manager
 import oci.work_requests
-from problem import Problem
+
+from ..problem import Problem
 
 # One home for what a person must be allowed. COMPARTMENT stands for the name of the compartment worked in.
 STATEMENTS = {

@@ -14,9 +14,10 @@ from typing import Any
 
 import oci
 import oci.resource_manager
-from oci_image import PATIENT
-from oci_session import Session, asking, list_all
-from problem import Problem
+
+from ..problem import Problem
+from .image import PATIENT
+from .session import Session, asking, list_all
 
 MODELS = oci.resource_manager.models
 TERRAFORM = "1.5.x"

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Show a pool: its nodes, what they were made from, what the load balancer thinks of them (`make status`).
 
 Changes nothing. Without a pool's OCID it shows every pool of the compartment that the stack made. Where the pool's
@@ -17,10 +16,10 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
-from oci_configuration import launch_of, read_configuration
-from oci_pool import Pool, read_pool
-from oci_session import Session, asking, list_all, open_session
-from problem import Problem, run
+from ..problem import Problem, run
+from .configuration import launch_of, read_configuration
+from .pool import Pool, read_pool
+from .session import Session, asking, list_all, open_session
 
 PRODUCT = "llamakiln"  # the stack's tag
 WAIT_S = 5

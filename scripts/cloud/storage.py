@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import oci
-from oci_image import PATIENT
-from oci_session import Session, asking, list_all
-from problem import Problem
-from progress import Progress
+
+from ..problem import Problem
+from ..progress import Progress
+from .image import PATIENT
+from .session import Session, asking, list_all
 
 MODELS = oci.object_storage.models
 PART_BYTES = 64 << 20  # up to 10,000 parts of 10 MiB to 50 GiB are allowed; three at once must fit into memory

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from oci_image import ENDED, PATIENT
-from oci_session import Session, asking, list_all
-from oci_stack import LIVE, read_stack
+from .image import ENDED, PATIENT
+from .session import Session, asking, list_all
+from .stack import LIVE, read_stack
 
 IMAGE_VARIABLES = ("image_ocid", "image_url")
 

@@ -1,6 +1,6 @@
 """Read what a person wrote for the OCI bake: a pkrvars file, completed by the defaults of packer/oci/variables.pkr.hcl.
 
-Knows Packer's variable files. Knows nothing of what the values mean: Packer's validation and oci_preflight judge them.
+Knows Packer's variable files. Knows nothing of what the values mean: Packer's validation and preflight.py judge them.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import hcl2
-from files import REPOSITORY
 from lark.exceptions import LarkError
-from problem import Problem
+
+from ..files import REPOSITORY
+from ..problem import Problem
 
 DECLARATIONS = REPOSITORY / "packer/oci/variables.pkr.hcl"
 EXAMPLE = "packer/oci/example.pkrvars.hcl"
 
-# What bake_oci.py passes with -var. The person does not set these.
+# What bake.py passes with -var. The person does not set these.
 FILLED_IN = (
     "oci_config_file",
     "oci_profile",

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Build the llama.cpp library sets from the tree inside the pinned llama-cpp-python source distribution.
 
 `arm64` builds what the image carries: two CPU levels (A2 and A1), each with and without OpenBLAS, with clang against
@@ -27,10 +26,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
-import elf
-import llama_patch
+from . import elf, patch
 
-REPO = Path(__file__).resolve().parent.parent
+REPO = Path(__file__).resolve().parents[2]
 LOG_TAIL_LINES = 30
 PROGRESS_EVERY_S = 20
 
@@ -267,16 +265,16 @@ def build(
     *,
     is_patched: bool = True,
 ) -> None:
-    """Build the sets that `home` lacks; an interrupted build goes on in `work`. is_patched: with llama_patch in it."""
-    sysroot = Path(answer(REPO / "scripts/make_sysroot.sh", suite)) if suite else None
-    sdist = Path(answer(REPO / "scripts/fetch_sdist.sh"))
+    """Build the sets that `home` lacks; an interrupted build goes on in `work`. is_patched: with patch.py in it."""
+    sysroot = Path(answer(REPO / "scripts/libllama/make_sysroot.sh", suite)) if suite else None
+    sdist = Path(answer(REPO / "scripts/libllama/fetch_sdist.sh"))
     source = sdist / f"llama_cpp_python-{pins['LLAMA_CPP_PYTHON_VERSION']}" / "vendor/llama.cpp"
     if is_patched:
-        name = f"{pins['LLAMA_CPP_PYTHON_SHA256'][:12]}-{llama_patch.key()}"
+        name = f"{pins['LLAMA_CPP_PYTHON_SHA256'][:12]}-{patch.key()}"
         try:
-            source = llama_patch.apply(source, cache_root() / "llama.cpp" / name)
-        except llama_patch.Mismatch as error:
-            die(f"our changes to llama.cpp do not fit: {error}", "hold scripts/llama_patch.py against the new tree")
+            source = patch.apply(source, cache_root() / "llama.cpp" / name)
+        except patch.Mismatch as error:
+            die(f"our changes to llama.cpp do not fit: {error}", "hold scripts/libllama/patch.py against the new tree")
     common = common_options(source, sysroot, pins["LLAMA_CPP_COMMIT"])
     openblas = find_openblas(sysroot or Path("/"), variants[0].machine)
     if shutil.which("ccache"):  # makes the next build of the same tree cheap and changes nothing in it
@@ -321,7 +319,7 @@ def main() -> None:
     require_tools({"cmake": "cmake", "ninja": "ninja-build", "readelf": "binutils", **tools})
     if args.suite:
         variants = arm64_variants()
-        ground = answer(REPO / "scripts/make_sysroot.sh", "--print-key", args.suite)
+        ground = answer(REPO / "scripts/libllama/make_sysroot.sh", "--print-key", args.suite)
     else:
         machine = platform.machine()
         cpu_flags = re.search(r"^(?:flags|Features)\s*:(.*)", Path("/proc/cpuinfo").read_text(), re.M)[1].split()
@@ -332,7 +330,7 @@ def main() -> None:
     compiler = answer("clang" if args.suite else "c++", "--version").splitlines()[0]
     pins = read_pins((REPO / "packer/versions.env").read_text())
     pin = pins["LLAMA_CPP_PYTHON_SHA256"]
-    recipe = [Path(__file__).read_text(), llama_patch.key(), pin, compiler, ground, repr(variants)]
+    recipe = [Path(__file__).read_text(), patch.key(), pin, compiler, ground, repr(variants)]
     key = f"{args.suite or 'native'}-{hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]}"
     if args.print_key:
         print(key)

@@ -1,8 +1,7 @@
-#!/usr/bin/env python3
 """Build llama-server for the benchmark, from the tree and with the flags of this machine's own library set.
 
-What is compared then differs in the server, and in what our sets change in llama.cpp's kernels (llama_patch.py):
-same tree, same compiler, same CPU flags, no OpenBLAS. Lays out a set like those of build_libllama.py and prints its
+What is compared then differs in the server, and in what our sets change in llama.cpp's kernels (patch.py):
+same tree, same compiler, same CPU flags, no OpenBLAS. Lays out a set like those of build.py and prints its
 folder. Standard library only.
 """
 
@@ -17,7 +16,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import build_libllama as sets
+from . import build as sets
 
 TOOLS = ("llama-server", "llama-bench")
 

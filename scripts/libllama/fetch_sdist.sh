@@ -5,7 +5,7 @@
 # pip asks the index it is configured for, so a mirror or an offline folder (PIP_FIND_LINKS) works too. It compares the
 # sha256 before it looks inside the archive.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 # shellcheck source=scripts/lib.sh
 . scripts/lib.sh
 # shellcheck source=packer/versions.env

@@ -4,12 +4,12 @@
 # Debian 12 has no package with these keys, and keys fetched over plain HTTP would prove nothing. The image was checked
 # against its pinned sha256, so what it carries can be trusted. Reads the file system without mounting it: needs no root.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 # shellcheck source=scripts/lib.sh
 . scripts/lib.sh
 
 if [ $# -ne 1 ] || [ "$1" = --help ]; then
-  log "usage: scripts/find_ubuntu_keyring.sh IMAGE   (a qcow2 whose sha256 was verified)"
+  log "usage: scripts/libllama/find_ubuntu_keyring.sh IMAGE   (a qcow2 whose sha256 was verified)"
   [ "${1:-}" = --help ] && exit 0 || exit 2
 fi
 image=$1

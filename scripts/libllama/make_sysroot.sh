@@ -4,13 +4,13 @@
 # Compiling against the base image's own C and C++ libraries is what keeps the result from needing newer ones than the
 # image has, whatever the host runs. Packages are only extracted, never run: no emulation is needed.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 # shellcheck source=scripts/lib.sh
 . scripts/lib.sh
 
 usage() {
   cat <<'TEXT'
-usage: scripts/make_sysroot.sh [--print-key] SUITE
+usage: scripts/libllama/make_sysroot.sh [--print-key] SUITE
   SUITE        bookworm, jammy or noble
   --print-key  print the name under which the sysroot is cached, make nothing
 environment: ARCHIVE_KEYRING  file with the release's archive keys, if the host has no package with them
@@ -48,7 +48,7 @@ if [ ! -d "$dir" ]; then
   source=()
   way_out="apt-get install debian-archive-keyring"
   if [ $distribution = ubuntu ]; then
-    way_out="apt-get install ubuntu-keyring; on Debian set ARCHIVE_KEYRING to what scripts/find_ubuntu_keyring.sh prints"
+    way_out="apt-get install ubuntu-keyring; on Debian set ARCHIVE_KEYRING to what scripts/libllama/find_ubuntu_keyring.sh prints"
     mirror=${UBUNTU_MIRROR:-http://ports.ubuntu.com/ubuntu-ports}
     source=("deb $mirror $suite main universe" "deb $mirror $suite-updates main universe")
   fi

@@ -1,6 +1,6 @@
 """What our library sets change in llama.cpp's CPU kernels: where people share a node, most of its time was lost there.
 
-Attention is computed for all heads that share a key, and for all rows of a prompt, together: llama/grouped_attention.h.
+Attention is computed for all heads that share a key, and for all rows of a prompt, together (grouped_attention.h).
 It never touches a cell that a row cannot see. ggml's own kernel goes cell by cell for each head of each row. Eight
 streams of 350 tokens: 50 instead of 60 ms per step; sixteen prompt rows over 1024 cells: 72 instead of 126 ms.
 
@@ -8,8 +8,8 @@ A matrix product whose last rows are two or three fills them up to four, and so 
 product for four rows reads and unpacks each weight once, the one for a single row once for each. Seven rows: 39 instead
 of 50 ms.
 
-On x86-64 with AVX-512 and VNNI, llama/vnni_product.h computes the products by Q4_0 weights, and rows are always filled
-up. Eight rows: 17 instead of 39 ms; 32 rows: 51 instead of 108 ms. On Arm the products are ggml's.
+On x86-64 with AVX-512 and VNNI, vnni_product.h computes the products by Q4_0 weights, and rows are always filled up.
+Eight rows: 17 instead of 39 ms; 32 rows: 51 instead of 108 ms. On Arm the products are ggml's.
 
 Times are medians of a step of TinyLlama's shape in Q4_0 on 2 cores of an AMD EPYC, November 2026, each against what was
 there before it. Attention and filling up are C++ for x86-64 and Arm; on Arm their results are tested, and no time was
@@ -26,7 +26,7 @@ from pathlib import Path
 
 CPU = Path("ggml/src/ggml-cpu")
 OPS, REPACK, REPACK_X86 = CPU / "ops.cpp", CPU / "repack.cpp", CPU / "arch/x86/repack.cpp"
-ATTENTION, VNNI = (Path(__file__).parent / "llama" / f"{name}.h" for name in ("grouped_attention", "vnni_product"))
+ATTENTION, VNNI = (Path(__file__).parent / "kernels" / f"{name}.h" for name in ("grouped_attention", "vnni_product"))
 
 HEADERS = {OPS.with_name(ATTENTION.name): ATTENTION, REPACK_X86.with_name(VNNI.name): VNNI}  # beside who includes them
 

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Read packer/models.toml, the model catalogue, and check every row.
 
 The one reader of that file: scripts and tests ask here for a model by name. Knows what a row may hold. Knows nothing of
@@ -18,11 +17,10 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from files import REPOSITORY
-from problem import Problem, run
-
-sys.path.append(str(REPOSITORY))
 from service import config
+
+from ..files import REPOSITORY
+from ..problem import Problem, run
 
 try:
     import tomllib

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Bring a model of the catalogue to this machine and prove that it is the pinned one.
 
 Prints the file's path as the last line of stdout; everything else goes to stderr. A file appears under its final name,
@@ -19,10 +18,10 @@ import shutil
 import sys
 from pathlib import Path
 
-import catalog
-from files import CHUNK_BYTES, REPOSITORY, cache_root, hash_file, human_size, replacing
-from problem import Problem, run
-from progress import Progress
+from ..files import CHUNK_BYTES, REPOSITORY, cache_root, hash_file, human_size, replacing
+from ..problem import Problem, run
+from ..progress import Progress
+from . import catalog
 
 
 def fault_of(file: Path, model: catalog.Model) -> str:
@@ -87,13 +86,13 @@ def fetch(model: catalog.Model, tries: int | None = None) -> Path:
 
 
 def _download(model: catalog.Model, part: Path, have: int, tries: int | None) -> None:
-    import model_hub  # takes a third of a second; a model that is already here never waits for it
+    from . import hub
 
     progress = Progress(model.name, model.bytes, have)
     if have:
         print(f"{model.name}: going on after {human_size(have)}", file=sys.stderr)
     try:
-        model_hub.download(
+        hub.download(
             model.repo,
             model.revision,
             model.file,
@@ -101,7 +100,7 @@ def _download(model: catalog.Model, part: Path, have: int, tries: int | None) ->
             model.bytes,
             model.sha256,
             progress.add,
-            tries=model_hub.DEFAULT_TRIES if tries is None else tries,
+            tries=hub.DEFAULT_TRIES if tries is None else tries,
         )
     finally:
         progress.close()

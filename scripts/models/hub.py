@@ -22,8 +22,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from catalog import closest
-from problem import Problem
+from ..problem import Problem
+from .catalog import closest
 
 # Read once, when huggingface_hub is imported. Without telemetry it asks the endpoint nothing but what we ask.
 os.environ.setdefault("HF_HUB_DISABLE_XET", "1")

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Pin a model of a hub as a row of packer/models.toml.
 
 Reads the commit behind the revision, the file's size and sha256, the licence and the context length from the hub, and
@@ -15,11 +14,11 @@ import re
 import sys
 from pathlib import Path
 
-import catalog
-import model_hub
 import tomlkit
-from files import replacing
-from problem import Problem, run
+
+from ..files import replacing
+from ..problem import Problem, run
+from . import catalog, hub
 
 # A longer context costs memory for every stream, so a new row starts here even where the model was trained for more.
 CONTEXT_DEFAULT = 4096
@@ -74,7 +73,7 @@ def main() -> None:
     if fault := catalog.check_name(name):
         raise Problem(fault, "give a name: NAME=<name>")
     text = options.catalog.read_text(encoding="utf-8") if options.catalog.exists() else ""
-    known = model_hub.describe(options.repo, options.file, options.revision)
+    known = hub.describe(options.repo, options.file, options.revision)
     license = options.license or SPDX.get(known.license, known.license)
     if not license:
         raise Problem(

@@ -2,16 +2,16 @@
 # Serve the page and the API on this machine: environment, library set and model are made ready first, then the service runs
 # in the foreground on 127.0.0.1 until Ctrl-C.
 #
-# usage: run_service.sh MODEL PORT
+# usage: service.sh MODEL PORT
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 . scripts/lib.sh
-[ $# -eq 2 ] || die "usage: run_service.sh MODEL PORT"
+[ $# -eq 2 ] || die "usage: service.sh MODEL PORT"
 
-python=$(bash scripts/setup_venv.sh)
-sets=$("$python" scripts/build_libllama.py native)
-model=$("$python" scripts/fetch_model.py "$1")
-row=$("$python" scripts/catalog.py "$1")
+python=$(bash scripts/setup/venv.sh)
+sets=$("$python" -m scripts.libllama.build native)
+model=$("$python" -m scripts.models.fetch "$1")
+row=$("$python" -m scripts.models.catalog "$1")
 context=$(sed -n 's/^ *"context": \([0-9]*\).*/\1/p' <<<"$row")
 # What `make tune STORE=1` found for this model, unless the environment says otherwise.
 while IFS='=' read -r name value; do

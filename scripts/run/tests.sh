@@ -4,16 +4,16 @@
 # pytest runs in as many processes as there are cores, at most four; each takes whole files, one after another, in the
 # order of their names. (By default those with few tests would come last, and the slowest of all is one of them.)
 #
-# usage: run_tests.sh [PYTEST_ARGUMENT...]   (they come last: `-n 0` is one process, a path is all that is run)
+# usage: tests.sh [PYTEST_ARGUMENT...]   (they come last: `-n 0` is one process, a path is all that is run)
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 . scripts/lib.sh
 
-python=$(bash scripts/setup_venv.sh)
-LLM_LIB_DIR=$("$python" scripts/build_libllama.py native)
-PACKER=$(bash scripts/setup_packer.sh)
+python=$(bash scripts/setup/venv.sh)
+LLM_LIB_DIR=$("$python" -m scripts.libllama.build native)
+PACKER=$(bash scripts/setup/packer.sh)
 export LLM_LIB_DIR PACKER
-if TERRAFORM_HOME=$(bash scripts/setup_terraform.sh); then
+if TERRAFORM_HOME=$(bash scripts/setup/terraform.sh); then
   export TERRAFORM_HOME
 else
   [ -z "${CI:-}" ] || die "continuous integration must test the stack, and there is no Terraform"
@@ -25,7 +25,8 @@ log "ruff"
 "$python" -m ruff check
 "$python" -m ruff format --check --quiet || die "some files are not formatted" "$python -m ruff format"
 log "shellcheck"
-shellcheck scripts/*.sh .ci/run
+shopt -s globstar
+shellcheck scripts/**/*.sh .ci/run
 cores=$(nproc)
 workers=$((cores < 4 ? cores : 4))
 log "pytest, $workers at a time"

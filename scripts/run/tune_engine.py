@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """`make tune`: measure how settings of the engine change a model's speed on this machine, and recommend some.
 
 Starts from the defaults, changes one setting at a time, each in a process of its own, then joins the changes that paid
@@ -18,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import tomlkit
-from catalog import CATALOG, find_model, load_catalog, parse_catalog
-from files import replacing
-from problem import Problem, run
+
+from ..files import REPOSITORY, replacing
+from ..models.catalog import CATALOG, find_model, load_catalog, parse_catalog
+from ..problem import Problem, run
 
 PROMPT_TOKENS = 256  # per stream, in steps of CHUNK rows
 CHUNK = 64
@@ -88,8 +88,8 @@ def measure(settings: dict[str, str]) -> dict[str, float]:
 
 def measure_apart(settings: dict[str, str]) -> dict[str, float] | str:
     """The figures from a process of its own, or why there are none."""
-    command = [sys.executable, __file__, "--one", json.dumps(settings)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "scripts.run.tune_engine", "--one", json.dumps(settings)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     if done.returncode:
         return (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
     return json.loads(done.stdout.splitlines()[-1])

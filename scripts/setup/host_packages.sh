@@ -2,9 +2,9 @@
 # Install the distribution packages that a make target needs on this machine: lists what is missing, then asks apt for it.
 # Needs root or sudo for that, else prints the exact command. Nothing missing, nothing done.
 #
-# usage: install_host_packages.sh image|oci|test|run|bench
+# usage: host_packages.sh image|oci|test|run|bench
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 . scripts/lib.sh
 
 python=(python3 python3-venv)
@@ -18,7 +18,7 @@ case ${1:-} in
   test) packages=("${python[@]}" "${compiler[@]}" "${vm[@]}" binutils shellcheck nginx chromium curl iptables openssh-client
     fdisk packer) ;;
   image) packages=("${python[@]}" "${sets[@]}" "${vm[@]}" ipxe-qemu xorriso mtools dosfstools openssh-client packer) ;;
-  *) die "usage: install_host_packages.sh image|oci|test|run|bench" ;;
+  *) die "usage: host_packages.sh image|oci|test|run|bench" ;;
 esac
 if [ "${1}" = image ] && [ "$(uname -m)" != aarch64 ]; then packages=(qemu-user-static arch-test "${packages[@]}"); fi
 
@@ -50,7 +50,7 @@ if [ ${#missing[@]} -gt 0 ]; then
   fi
   log "  $command"
   "${as_root[@]}" apt-get -qq update >/dev/null 2>&1 || die "apt-get update failed" "sudo apt-get update   # and read what it says"
-  # Newer releases have no Packer; make_image.py and setup_packer.sh say where it comes from then.
+  # Newer releases have no Packer; bake/make_image.py and packer.sh say where it comes from then.
   if [ "${missing[-1]}" = packer ] && ! apt-cache show packer >/dev/null 2>&1; then unset 'missing[-1]'; fi
   "${as_root[@]}" apt-get -qq -y -o Dpkg::Use-Pty=0 install --no-install-recommends "${missing[@]}" >/dev/null 2>&1 ||
     die "apt-get could not install them" "sudo sh -c '$command'   # and read what it says"

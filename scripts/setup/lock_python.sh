@@ -4,7 +4,7 @@
 # tests/bench/requirements.txt (the Python servers that the benchmark compares with).
 # Needs uv (`pip install uv`). Knows no index: uv uses the one the machine is configured with.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 . scripts/lib.sh
 
 command -v uv >/dev/null || die "uv is missing" "pip install uv"

@@ -3,7 +3,7 @@
 # enough, else the one that is installed. Says on stderr which; prints the path of its `packer` as the last line.
 # PACKER=/path/to/packer overrides both.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 . scripts/lib.sh
 
 tools=packer/tools
@@ -40,7 +40,7 @@ go_version=$(go env GOVERSION | sed 's/^go//')
 oldest=$(printf '%s\n' "$go_needed" "$go_version" | sort -V | head -n 1)
 [ "$oldest" = "$go_needed" ] || use_installed "Go $go_version is older than $go_needed"
 
-key=$({ cat "$tools"/*/go.mod "$tools"/*/go.sum scripts/setup_packer.sh; go version; } | sha256sum | cut -c1-16)
+key=$({ cat "$tools"/*/go.mod "$tools"/*/go.sum scripts/setup/packer.sh; go version; } | sha256sum | cut -c1-16)
 home=$(cache_root)/packer/$key
 if [ ! -e "$home" ]; then
   core_version=$(pinned packer "$core")

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Write the stamp of the page's files into everything that names it: the HTML and nginx.conf.
 
 The stamp is a hash of names and contents of all files below service/static but the HTML, so it changes exactly when
@@ -12,7 +11,8 @@ import re
 import sys
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+from ..files import REPOSITORY
+
 STATIC = REPOSITORY / "service" / "static"
 NAMERS = (STATIC / "index.html", STATIC / "status.html", REPOSITORY / "packer/files/etc/nginx/nginx.conf")
 

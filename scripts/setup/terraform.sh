@@ -4,7 +4,7 @@
 # and tfplugin5.proto in it is the plugin protocol, for the stand-in of the OCI provider.
 # TERRAFORM_HOME=/path overrides it.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 . scripts/lib.sh
 
 tools=tests/stack/tools
@@ -28,7 +28,7 @@ go_version=$(go env GOVERSION | sed 's/^go//')
 oldest=$(printf '%s\n' "$go_needed" "$go_version" | sort -V | head -n 1)
 [ "$oldest" = "$go_needed" ] || die "Go $go_version is too old to build Terraform $core_version" "install Go $go_needed or newer"
 
-key=$({ cat "$tools"/*/go.mod "$tools"/*/go.sum scripts/setup_terraform.sh; go version; } | sha256sum | cut -c1-16)
+key=$({ cat "$tools"/*/go.mod "$tools"/*/go.sum scripts/setup/terraform.sh; go version; } | sha256sum | cut -c1-16)
 home=$(cache_root)/terraform/$key
 if [ ! -e "$home" ]; then
   log "building Terraform $core_version and its tls provider: 2 to 4 minutes on 2 cores, once"

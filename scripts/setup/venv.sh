@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Make (once) a Python environment from a lock with hashes and print the path of its python. Without an argument it is the
-# one that bakes, serves locally and tests. The binding is installed without compiling; libllama comes from build_libllama.
+# one that bakes, serves locally and tests. The binding is installed without compiling; libllama comes from libllama/build.py.
 #
-# usage: setup_venv.sh [LOCK]   (default tests/requirements.txt)
+# usage: venv.sh [LOCK]   (default tests/requirements.txt)
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 . scripts/lib.sh
 . packer/versions.env
 
@@ -16,7 +16,7 @@ command -v "$python" >/dev/null || die "$python is missing" "sudo apt-get instal
 "$python" -c 'import ensurepip, venv' 2>/dev/null ||
   die "$python cannot make virtual environments" "sudo apt-get install python3-venv"
 
-key=$({ cat "$lock" scripts/setup_venv.sh; "$python" -VV; uname -m; command -v "$python"; } | sha256sum | cut -c1-16)
+key=$({ cat "$lock" scripts/setup/venv.sh; "$python" -VV; uname -m; command -v "$python"; } | sha256sum | cut -c1-16)
 venv=$(cache_root)/venv/$key
 if [ ! -e "$venv/complete" ]; then
   log "python environment: installing $lock into $venv"

@@ -1,9 +1,8 @@
-#!/usr/bin/env python3
 """Check rm-stack/ and pack it as build/llamakiln-stack.zip, which Resource Manager makes a stack from.
 
 The zip holds what runs and nothing else: .tf files, templates and schema.yaml, at its root. The same files give the
 same bytes: sorted, one fixed time, one mode, and stored, not deflated, because zlib's releases differ in their output.
-Knows the form's rules by stack_form.py. Runs no Terraform: `make test` does.
+Knows the form's rules by form.py. Runs no Terraform: `make test` does.
 Exit codes: 0 done, 1 a problem (told on stderr), 2 wrong command line.
 """
 
@@ -14,11 +13,10 @@ import hashlib
 import zipfile
 from pathlib import Path
 
-from files import replacing
-from problem import Problem, run
-from stack_form import faults
+from ..files import REPOSITORY, replacing
+from ..problem import Problem, run
+from .form import faults
 
-ROOT = Path(__file__).resolve().parent.parent
 MAX_BYTES = 11 * 1024 * 1024  # Resource Manager's limit
 FIRST_TIME = (1980, 1, 1, 0, 0, 0)  # a zip knows none before it
 MODE = 0o100644 << 16
@@ -50,8 +48,8 @@ def pack(folder: Path, target: Path) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, default=ROOT / "rm-stack")
-    parser.add_argument("--output", type=Path, default=ROOT / "build" / "llamakiln-stack.zip")
+    parser.add_argument("--folder", type=Path, default=REPOSITORY / "rm-stack")
+    parser.add_argument("--output", type=Path, default=REPOSITORY / "build" / "llamakiln-stack.zip")
     arguments = parser.parse_args()
     n_bytes = pack(arguments.folder, arguments.output)
     sha256 = hashlib.sha256(arguments.output.read_bytes()).hexdigest()

@@ -1,9 +1,10 @@
 """Which base an image is baked on, and how its disk is fetched."""
 
-import base_disk
 import pytest
-from base_disk import Base, choose_base, fetch_command, read_bases, why_unreachable
-from problem import Problem
+
+from scripts.bake import base_disk
+from scripts.bake.base_disk import Base, choose_base, fetch_command, read_bases, why_unreachable
+from scripts.problem import Problem
 
 UBUNTU = Base("ubuntu-22.04", "1", "jammy", "3.10", "ubuntu", url="https://u.example/disk.img", sha256="a" * 64, auto=1)
 DEBIAN = Base("debian-12", "12", "bookworm", "3.11", "debian", auto=2)

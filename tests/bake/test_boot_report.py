@@ -1,9 +1,10 @@
-"""The boot report of scripts/test_image.py: systemd's words as numbers, and which machines are booted."""
+"""The boot report of scripts/bake/test_image.py: systemd's words as numbers, and which machines are booted."""
 
 from __future__ import annotations
 
 import pytest
-from test_image import choose_machines, print_report, read_analyze, seconds_of
+
+from scripts.bake.test_image import choose_machines, print_report, read_analyze, seconds_of
 
 FACTS = {
     "analyze_time": "Startup finished in 3.480s (kernel) + 1min 12.250s (userspace) = 1min 15.730s \n"

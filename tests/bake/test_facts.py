@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 IMAGE_TESTS = Path(__file__).resolve().parents[1] / "image"
-REPORT = IMAGE_TESTS.parents[1] / "scripts" / "test_image.py"
+REPORT = IMAGE_TESTS.parents[1] / "scripts" / "bake" / "test_image.py"
 NAMES = re.findall(r"^fact (\w+)", (IMAGE_TESTS / "facts.sh").read_text(), re.M)
 
 

@@ -6,8 +6,9 @@ import json
 import subprocess
 import sys
 
-import imds
 import pytest
+
+from scripts.bake import imds
 
 TOLD = {"id": "ocid1.instance.x", "metadata": {"ssh_authorized_keys": "ssh-ed25519 AAAA", "user_data": "I2Nsb3Vk"}}
 BEARER = "Authorization: Bearer Oracle\r\n"

@@ -4,9 +4,10 @@ import os
 import shutil
 from types import SimpleNamespace
 
-import make_image
 import pytest
-from problem import Problem
+
+from scripts.bake import make_image
+from scripts.problem import Problem
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +30,7 @@ def test_a_missing_tool_is_named_with_the_way_to_get_it(monkeypatch):
     with pytest.raises(Problem) as caught:
         make_image.check_machine()
     assert "qemu-system-aarch64" in caught.value.message
-    assert "install_host_packages.sh" in caught.value.way_out
+    assert "setup/host_packages.sh" in caught.value.way_out
 
 
 def test_a_packer_without_the_qemu_builder_is_refused(monkeypatch, tmp_path):
@@ -51,7 +52,7 @@ def test_a_packer_without_the_qemu_builder_is_refused(monkeypatch, tmp_path):
     ],
 )
 def test_unknown_names_are_told_with_the_likeliest(run_script, arguments, words):
-    done = run_script("make_image.py", *arguments)
+    done = run_script("bake.make_image", *arguments)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     for word in words:

@@ -11,8 +11,10 @@ import sys
 import tarfile
 from pathlib import Path
 
-import pack_oci
 import pytest
+
+from scripts.bake import pack_oci
+from scripts.files import REPOSITORY
 
 
 def qcow2(size: int = 8 << 30, backing_offset: int = 0, body: bytes = b"") -> bytes:
@@ -29,7 +31,7 @@ def disk(tmp_path) -> Path:
 @pytest.fixture
 def packed(disk, run_script) -> Path:
     target = disk.with_suffix(".oci")
-    done = run_script("pack_oci.py", disk, target)
+    done = run_script("bake.pack_oci", disk, target)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(target)
     assert "100 %" in done.stderr
@@ -78,12 +80,12 @@ def test_large_disk_is_streamed(tmp_path):
     with sparse.open("wb") as file:
         file.write(qcow2())
         file.truncate(400 << 20)
-    command = [sys.executable, pack_oci.__file__, sparse, tmp_path / "l.oci"]
+    command = [sys.executable, "-m", pack_oci.__name__, sparse, tmp_path / "l.oci"]
 
     def small_memory() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (300 << 20, 300 << 20))
 
-    subprocess.run(command, preexec_fn=small_memory, check=True, capture_output=True, timeout=120)
+    subprocess.run(command, cwd=REPOSITORY, preexec_fn=small_memory, check=True, capture_output=True, timeout=120)
     with gzip.open(tmp_path / "l.oci") as data:
         assert data.read(1000).startswith(b"image_metadata.json\0")
 
@@ -100,14 +102,14 @@ def test_large_disk_is_streamed(tmp_path):
 def test_wrong_disk_is_refused_and_leaves_nothing(tmp_path, run_script, content, expected):
     disk, out = tmp_path / "disk.qcow2", tmp_path / "out" / "image.oci"
     disk.write_bytes(content)
-    done = run_script("pack_oci.py", disk, out)
+    done = run_script("bake.pack_oci", disk, out)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert expected in done.stderr
     assert not out.exists() and not list(tmp_path.glob("out/*"))
 
 
 def test_missing_disk_is_told(tmp_path, run_script):
-    done = run_script("pack_oci.py", tmp_path / "absent.qcow2", tmp_path / "x.oci")
+    done = run_script("bake.pack_oci", tmp_path / "absent.qcow2", tmp_path / "x.oci")
     assert done.returncode == 1 and "absent.qcow2: no such file" in done.stderr
 
 
@@ -120,7 +122,7 @@ def test_broken_write_leaves_nothing(disk, tmp_path, monkeypatch):
 
 def test_full_disk_is_a_message(disk, tmp_path, run_script):
     (tmp_path / "image.oci.part").symlink_to("/dev/full")
-    done = run_script("pack_oci.py", disk, tmp_path / "image.oci")
+    done = run_script("bake.pack_oci", disk, tmp_path / "image.oci")
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "No space left on device" in done.stderr
     assert not (tmp_path / "image.oci").exists()

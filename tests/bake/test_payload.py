@@ -4,12 +4,13 @@ import json
 import os
 import tarfile
 
-import bake_stage
 import pytest
-from bake_stage import Parts, bake_key, image_facts, provisioners, read_pins, write_stage
-from base_disk import read_bases
-from catalog import Model
-from files import REPOSITORY
+
+from scripts.bake import payload
+from scripts.bake.base_disk import read_bases
+from scripts.bake.payload import Parts, bake_key, image_facts, provisioners, read_pins, write_stage
+from scripts.files import REPOSITORY
+from scripts.models.catalog import Model
 
 
 @pytest.fixture
@@ -36,8 +37,8 @@ def members(path):
 
 def test_every_provisioner_is_there_and_sees_its_twin():
     names = provisioners()
-    assert names[0] == "scripts/wait_for_cloud_init.sh"
-    assert names[-2:] == ["scripts/clean_image.sh", "scripts/check_hygiene.sh"]
+    assert names[0] == "scripts/node/wait_for_cloud_init.sh"
+    assert names[-2:] == ["scripts/node/clean_image.sh", "scripts/node/check_hygiene.sh"]
     for name in names:
         assert os.access(REPOSITORY / name, os.X_OK), name
 
@@ -91,5 +92,5 @@ def test_the_key_follows_what_is_on_the_image(parts, monkeypatch):
     before = bake_key(parts)
     assert bake_key(parts) == before
     assert bake_key(parts, "another base disk") != before
-    monkeypatch.setattr(bake_stage, "read_pins", lambda: {"LLAMAKILN_VERSION": "9"})
+    monkeypatch.setattr(payload, "read_pins", lambda: {"LLAMAKILN_VERSION": "9"})
     assert bake_key(parts) != before

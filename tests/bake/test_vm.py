@@ -12,12 +12,13 @@ import sys
 import time
 from pathlib import Path
 
-import probe_kvm
 import pytest
-import vm
-from probe_kvm import choose_accelerator, first_output
-from problem import Problem
-from vm import VM, VMError, free_ports, qemu_command
+
+from scripts.bake import probe_kvm, vm
+from scripts.bake.probe_kvm import choose_accelerator, first_output
+from scripts.bake.vm import VM, VMError, free_ports, qemu_command
+from scripts.files import REPOSITORY
+from scripts.problem import Problem
 
 RUNS_ON = 'echo booting >>"${1#file:}"\nexec sleep 60'  # writes its pid below, prints to the serial console, stays up
 
@@ -181,7 +182,8 @@ def test_machine_ends_when_its_block_fails(fake_qemu, image):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_machine_ends_when_the_script_is_told_to(fake_qemu, image, number):
     pid_file = fake_qemu(RUNS_ON)
-    running = subprocess.Popen([sys.executable, vm.__file__, str(image), "--accelerator", "tcg"], cwd=image.parent)
+    command = [sys.executable, "-m", vm.__name__, str(image), "--accelerator", "tcg"]
+    running = subprocess.Popen(command, cwd=REPOSITORY)
     try:
         pid = int(wait_for_text(pid_file))
         running.send_signal(number)

@@ -7,8 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import write_manifest
-from problem import Problem
+
+from scripts.bake import write_manifest
+from scripts.problem import Problem
 
 FACTS = {
     "version": "0.1.0",
@@ -38,7 +39,7 @@ def write(run_script, build, tmp_path):
         file = tmp_path / "facts.json"
         file.write_text(facts if isinstance(facts, str) else json.dumps(facts))
         arguments = ["--facts", file, "--out", build, *(names or (QCOW2, OCI))]
-        return run_script("write_manifest.py", *arguments, **variables)
+        return run_script("bake.write_manifest", *arguments, **variables)
 
     return run
 

@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-import write_sbom
-from catalog import Model, load_catalog
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
-from problem import Problem
+
+from scripts.bake import write_sbom
+from scripts.models.catalog import Model, load_catalog
+from scripts.problem import Problem
 
 DPKG = """libc6\t2.35-0ubuntu3.11\tarm64\tglibc
 libopenblas0-pthread\t0.3.20+ds-1\tarm64\topenblas
@@ -46,7 +47,7 @@ def write(run_script, inputs, tmp_path):
         out = tmp_path / "build" / "image.cdx.json"
         arguments = ["--version", "0.1.0", "--base", base, "--model", model, "--out", out]
         arguments += ["--dpkg", inputs["dpkg"], "--pip", inputs["pip"], "--sets", inputs["a2"], inputs["a2-blas"]]
-        return run_script("write_sbom.py", *arguments, **variables), out
+        return run_script("bake.write_sbom", *arguments, **variables), out
 
     return run
 
@@ -87,7 +88,7 @@ def test_what_scanners_do_not_see_is_listed():
     assert {"name": "llamakiln:taken_from_sha256", "value": "8" * 64} in engine["properties"]
     changed = ("arch/x86/repack.cpp", "arch/x86/vnni_product.h", "grouped_attention.h", "ops.cpp", "repack.cpp")
     notes = ", ".join(f"ggml/src/ggml-cpu/{name}" for name in changed)
-    assert engine["pedigree"]["notes"] == f"{notes}: by scripts/llama_patch.py"
+    assert engine["pedigree"]["notes"] == f"{notes}: by scripts/libllama/patch.py"
     assert parts["OpenBLAS"]["version"] == "0.3.20"
     assert parts["llama-cpp-python"]["hashes"] == [{"alg": "SHA-256", "content": "8" * 64}]
     weights = parts["tinyllama-1.1b-chat-v1.0.Q4_0.gguf"]

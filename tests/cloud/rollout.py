@@ -12,9 +12,9 @@ from typing import Any
 
 import oci
 import pytest
-import rollout_image
-from problem import Problem
 
+from scripts.cloud import rollout
+from scripts.problem import Problem
 from tests.cloud.person import settle_in
 from tests.cloud.pool import BAD, NEW, Clock, Traffic, add_autoscaling, add_image, add_pool
 from tests.cloud.tenancy import Tenancy, is_gone
@@ -49,7 +49,7 @@ class Place:
 
     def roll(self, image: str = NEW, *options: str) -> None:
         arguments = [self.pool["id"], image, "--yes", *options]
-        rollout_image.main(arguments, clock=self.clock, sleep=self.clock.sleep)
+        rollout.main(arguments, clock=self.clock, sleep=self.clock.sleep)
 
     def fault(self, image: str = NEW, *options: str) -> Problem:
         with pytest.raises(Problem) as raised:

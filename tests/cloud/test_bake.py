@@ -12,23 +12,21 @@ import sys
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(REPOSITORY / "scripts"), str(REPOSITORY / "tests/cloud")]
-
-import account as cloud  # noqa: E402
-import bake_oci  # noqa: E402
-import oci_image  # noqa: E402
-import oci_packer  # noqa: E402
-from catalog import load_catalog  # noqa: E402
-from cryptography.hazmat.primitives.asymmetric import rsa  # noqa: E402
-from oci_session import open_session  # noqa: E402
-from problem import Problem  # noqa: E402
+from scripts.cloud import bake as command
+from scripts.cloud import packer as packers
+from scripts.cloud.image import POLL_S, find_image, wait_until_usable
+from scripts.cloud.session import open_session
+from scripts.files import REPOSITORY
+from scripts.models.catalog import load_catalog
+from scripts.problem import Problem
+from tests.cloud import account as cloud
 
 GATEWAY = "ocid1.natgateway.oc1..1"
 GROUP = "ocid1.networksecuritygroup.oc1..1"
 MODEL = next(iter(load_catalog()))
-NAME = f"llamakiln-{MODEL}-{bake_oci.read_pins()['LLAMAKILN_VERSION']}-arm64"
+NAME = f"llamakiln-{MODEL}-{command.read_pins()['LLAMAKILN_VERSION']}-arm64"
 PERSON = {
     "compartment_ocid": cloud.COMPARTMENT,
     "availability_domain": cloud.DOMAIN,
@@ -63,9 +61,9 @@ class Bake:
 
     def __call__(self, *arguments: str, packer: str = "") -> None:
         self.environ.setenv("PACKER_DOUBLE", packer)
-        contents = bake_oci.Contents(self.key, lambda path: path.write_bytes(b"contents"))
+        contents = command.Contents(self.key, lambda path: path.write_bytes(b"contents"))
         paths = [f"--model={MODEL}", f"--var-file={self.folder}/my.pkrvars.hcl", f"--build={self.folder}/build"]
-        bake_oci.main([*paths, *arguments], prepare=lambda model_name, stages: contents)
+        command.main([*paths, *arguments], prepare=lambda model_name, stages: contents)
 
     def images(self) -> list[dict]:
         """The images that we made."""
@@ -172,23 +170,23 @@ def test_image_still_being_made_is_waited_for(bake, account):
     bake()
     (image,) = bake.images()
     image["lifecycleState"] = "PROVISIONING"
-    session = open_session({k: bake_oci.os.environ[k] for k in ("OCI_CONFIG_FILE", "LLAMAKILN_OCI_ENDPOINT")})
-    found = oci_image.find_image(session, cloud.COMPARTMENT, image["displayName"], bake.key)
+    session = open_session({k: command.os.environ[k] for k in ("OCI_CONFIG_FILE", "LLAMAKILN_OCI_ENDPOINT")})
+    found = find_image(session, cloud.COMPARTMENT, image["displayName"], bake.key)
     slept = []
-    ready = oci_image.wait_until_usable(session, found, lambda message: None, sleep=slept.append)
+    ready = wait_until_usable(session, found, lambda message: None, sleep=slept.append)
     assert found.lifecycle_state == "PROVISIONING"
     assert ready.lifecycle_state == "AVAILABLE"
-    assert slept == [oci_image.POLL_S] * 2
+    assert slept == [POLL_S] * 2
 
 
 def test_image_that_ends_badly_is_said(bake, account):
     bake()
-    session = open_session(bake_oci.os.environ)
+    session = open_session(command.os.environ)
     (image,) = bake.images()
     broken = session.compute.get_image(image["id"]).data
     broken.lifecycle_state = "DISABLED"
     with pytest.raises(Problem, match="became DISABLED"):
-        oci_image.wait_until_usable(session, broken, lambda message: None)
+        wait_until_usable(session, broken, lambda message: None)
 
 
 def test_wrong_key_ends_it_at_the_first_call(bake, account):
@@ -463,7 +461,7 @@ def test_interrupted_packer_is_read_to_its_end(tmp_path, monkeypatch):
 
         def __exit__(self, *exception: object) -> None: ...
 
-    monkeypatch.setattr(oci_packer.subprocess, "Popen", Process)
+    monkeypatch.setattr(packers.subprocess, "Popen", Process)
     with pytest.raises(KeyboardInterrupt):
-        oci_packer.build("packer", [], tmp_path / "log", lambda message: None)
+        packers.build("packer", [], tmp_path / "log", lambda message: None)
     assert "Terminating instance" in (tmp_path / "log").read_text()

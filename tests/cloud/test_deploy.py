@@ -8,10 +8,10 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 
-import oci_job
 import pytest
-from problem import Problem
 
+from scripts.cloud import job as jobs
+from scripts.problem import Problem
 from tests.cloud.account import REGION
 from tests.cloud.deployer import APPLYING, Deployer
 from tests.cloud.services.compute import IMAGE
@@ -280,7 +280,7 @@ def test_file_of_variables_is_checked_before_the_cloud_is_asked(deployer, conten
 )
 def test_failed_job_says_what_helps(line: str, advice: str) -> None:
     job = SimpleNamespace(id="j", operation="APPLY", lifecycle_state="FAILED", failure_details=None)
-    problem = oci_job.failure(job, ["Creating...", line, "  on network.tf"], Path("x.log"))
+    problem = jobs.failure(job, ["Creating...", line, "  on network.tf"], Path("x.log"))
     assert "Creating" not in problem.message
     assert f"    {line}\n      on network.tf" in problem.message
     assert advice in problem.way_out
@@ -288,5 +288,5 @@ def test_failed_job_says_what_helps(line: str, advice: str) -> None:
 
 def test_outputs_only_are_a_change_too() -> None:
     plan = {"resource_changes": [], "output_changes": {"url": {"actions": ["update"]}}}
-    assert oci_job.summarise(plan) == ["no resource changes; outputs do"]
-    assert oci_job.summarise(json.loads('{"output_changes": {"url": {"actions": ["no-op"]}}}')) == []
+    assert jobs.summarise(plan) == ["no resource changes; outputs do"]
+    assert jobs.summarise(json.loads('{"output_changes": {"url": {"actions": ["no-op"]}}}')) == []

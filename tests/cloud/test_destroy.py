@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from problem import Problem
 
+from scripts.problem import Problem
 from tests.cloud.deployer import Deployer
 from tests.cloud.tenancy import Fault
 

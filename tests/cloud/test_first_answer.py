@@ -11,13 +11,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
 from pathlib import Path
 
-import first_answer
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from first_answer import wait_for_answer
-from problem import Problem
+
+from scripts.cloud import first_answer
+from scripts.cloud.first_answer import wait_for_answer
+from scripts.problem import Problem
 
 KEY = "llk-0123456789abcdef"
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-import oci_import
-import prune_images
 import pytest
-from problem import Problem
 
+from scripts.cloud import image_import
+from scripts.cloud import prune as command
+from scripts.problem import Problem
 from tests.cloud.account import TENANCY
 from tests.cloud.deployer import Deployer
 from tests.cloud.person import Terminal, settle_in
@@ -32,7 +32,7 @@ class Prune:
 
     def __call__(self, *arguments: str) -> int:
         self.tenancy.calls.clear()
-        return prune_images.main([f"--compartment={COMPARTMENT}", f"--build={self.folder}", "--keep=1", *arguments])
+        return command.main([f"--compartment={COMPARTMENT}", f"--build={self.folder}", "--keep=1", *arguments])
 
     def add(self, day: int, model: str = "demo", is_uploaded: bool = True, **changes: object) -> str:
         """An image made on this day of November; returns its name."""
@@ -40,7 +40,7 @@ class Prune:
         tags = {"product": "llamakiln", "model": model, "version": "0.1.0"}
         if is_uploaded:
             tags["sha256"] = sha256
-            file = oci_import.object_name(f"llamakiln-{model}-0.1.0-arm64", sha256)
+            file = image_import.object_name(f"llamakiln-{model}-0.1.0-arm64", sha256)
             entry = {
                 "bucket": "llamakiln",
                 "name": file,
@@ -105,8 +105,8 @@ def begin_upload(prune: Prune, name: str, begun: datetime) -> None:
 
 def test_parts_that_nobody_went_on_with_go(prune: Prune, capsys) -> None:
     now = datetime.now(timezone.utc)
-    begin_upload(prune, "llamakiln-demo-old.oci", now - timedelta(days=prune_images.STALE_DAYS, minutes=1))
-    begin_upload(prune, "llamakiln-demo-new.oci", now - timedelta(days=prune_images.STALE_DAYS - 1))
+    begin_upload(prune, "llamakiln-demo-old.oci", now - timedelta(days=command.STALE_DAYS, minutes=1))
+    begin_upload(prune, "llamakiln-demo-new.oci", now - timedelta(days=command.STALE_DAYS - 1))
     begin_upload(prune, "somebody-elses", now - timedelta(days=99))
     assert prune("--yes") == 0
     assert sorted(prune.tenancy.resources["uploads"]) == ["llamakiln-demo-new.oci", "somebody-elses"]
@@ -271,5 +271,5 @@ def test_image_of_a_deployment_made_here_stays(deployer: Deployer) -> None:
     newer = {**deployer.tenancy.resources["images"][IMAGE], "id": IMAGE + "2", "timeCreated": "2027-01-01T00:00:00Z"}
     deployer.tenancy.resources["images"][newer["id"]] = newer
     arguments = [f"--compartment={COMPARTMENT}", f"--build={deployer.build}", "--keep=1", "--yes"]
-    prune_images.main(arguments)
+    command.main(arguments)
     assert {image["id"] for image in deployer.tenancy.live("images")} == {IMAGE, newer["id"]}

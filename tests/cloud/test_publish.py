@@ -17,19 +17,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import oci
-import oci_import
-import oci_storage
-import publish_image
 import pytest
-from pack_oci import image_metadata
-from problem import Problem
 
+from scripts.bake.pack_oci import image_metadata
+from scripts.cloud import image_import
+from scripts.cloud import publish as command
+from scripts.cloud import storage as object_storage
+from scripts.files import REPOSITORY
+from scripts.problem import Problem
 from tests.cloud.account import A1, A2, TENANCY
 from tests.cloud.person import environment, settle_in
 from tests.cloud.services.object_storage import NAMESPACE
 from tests.cloud.tenancy import COMPARTMENT, LOST, TOO_MANY, Fault, Gate, Tenancy
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 FILE = "llamakiln-demo-0.1.0-arm64.oci"
 PART_BYTES = 20_000
 N_PARTS = 6
@@ -73,24 +73,25 @@ class Publish:
 
     def __call__(self, *arguments: str) -> None:
         self.tenancy.calls.clear()
-        publish_image.main([*self.arguments, *arguments], sleep=self.slept.append)
+        command.main([*self.arguments, *arguments], sleep=self.slept.append)
 
     def in_a_process(self) -> subprocess.Popen[str]:
         """The same as a program of its own, that can be killed."""
         program = (
             # A shell's background job ignores Ctrl-C, and so would what it starts.
-            "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-            f"sys.path.insert(0, {str(REPOSITORY / 'scripts')!r})\n"
-            f"import oci_storage, problem, publish_image\noci_storage.PART_BYTES = {PART_BYTES}\n"
-            "oci_storage.AT_ONCE = 1\n"
-            f"problem.run(lambda: publish_image.main({self.arguments!r}))\n"
+            "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+            "from scripts import problem\nfrom scripts.cloud import publish, storage\n"
+            f"storage.PART_BYTES, storage.AT_ONCE = {PART_BYTES}, 1\n"
+            f"problem.run(lambda: publish.main({self.arguments!r}))\n"
         )
         variables = {**environment(self.tenancy, self.folder), "PATH": "/usr/bin:/bin", "HOME": str(self.folder)}
-        return subprocess.Popen([sys.executable, "-c", program], env=variables, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            [sys.executable, "-c", program], cwd=REPOSITORY, env=variables, stderr=subprocess.PIPE, text=True
+        )
 
     @property
     def object_name(self) -> str:
-        return oci_import.object_name(FILE.removesuffix(".oci"), self.sha256)
+        return image_import.object_name(FILE.removesuffix(".oci"), self.sha256)
 
     @property
     def stored(self) -> bytes:
@@ -115,14 +116,14 @@ def tenancy() -> Iterator[Tenancy]:
 @pytest.fixture
 def publish(tmp_path: Path, tenancy: Tenancy, monkeypatch: pytest.MonkeyPatch) -> Publish:
     settle_in(monkeypatch, tenancy, tmp_path)
-    monkeypatch.setattr(oci_storage, "PART_BYTES", PART_BYTES)
+    monkeypatch.setattr(object_storage, "PART_BYTES", PART_BYTES)
     return Publish(tmp_path, tenancy)
 
 
 @pytest.fixture
 def one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a test knows which parts were sent before one failed."""
-    monkeypatch.setattr(oci_storage, "AT_ONCE", 1)
+    monkeypatch.setattr(object_storage, "AT_ONCE", 1)
 
 
 def fault(publish: Publish, *arguments: str) -> Problem:
@@ -194,7 +195,7 @@ def test_upload_that_was_stopped_goes_on_with_what_is_there(publish: Publish, te
 @pytest.mark.usefixtures("one_at_a_time")
 def test_parts_that_are_there_are_not_sent_again(publish: Publish, tenancy: Tenancy) -> None:
     """The last part never arrives; the next run sends it and nothing else."""
-    tenancy.resources["damage"][N_PARTS] = oci_storage.TRIES
+    tenancy.resources["damage"][N_PARTS] = object_storage.TRIES
     assert f"part {N_PARTS}" in fault(publish).message
     publish()
     assert publish.sent() == 1
@@ -203,7 +204,7 @@ def test_parts_that_are_there_are_not_sent_again(publish: Publish, tenancy: Tena
 
 @pytest.mark.usefixtures("one_at_a_time")
 def test_part_of_other_bytes_is_sent_again(publish: Publish, tenancy: Tenancy) -> None:
-    tenancy.resources["damage"][N_PARTS] = oci_storage.TRIES
+    tenancy.resources["damage"][N_PARTS] = object_storage.TRIES
     fault(publish)
     (upload,) = tenancy.resources["uploads"].values()
     upload["parts"][1].update(md5="AAAAAAAAAAAAAAAAAAAAAA==", content=b"x" * PART_BYTES)
@@ -213,11 +214,11 @@ def test_part_of_other_bytes_is_sent_again(publish: Publish, tenancy: Tenancy) -
 
 
 def test_part_damaged_on_its_way_is_refused_and_sent_again(publish: Publish, tenancy: Tenancy) -> None:
-    tenancy.resources["damage"][2] = oci_storage.TRIES - 1
+    tenancy.resources["damage"][2] = object_storage.TRIES - 1
     publish()
-    assert publish.sent() == N_PARTS + oci_storage.TRIES - 1
+    assert publish.sent() == N_PARTS + object_storage.TRIES - 1
     assert publish.stored == publish.content
-    assert publish.slept[:2] == [oci_storage.PAUSE_S, 2 * oci_storage.PAUSE_S]
+    assert publish.slept[:2] == [object_storage.PAUSE_S, 2 * object_storage.PAUSE_S]
 
 
 @pytest.mark.parametrize("what", [TOO_MANY, LOST, (503, "ServiceUnavailable", "busy")], ids=["429", "cut", "503"])
@@ -292,7 +293,7 @@ def test_dry_run_says_what_it_would_do_and_changes_nothing(publish: Publish, ten
     shown = capsys.readouterr().err
     for line in ("would make the private bucket llamakiln", f"would upload {publish.object_name}", "would import"):
         assert line in shown
-    tenancy.resources["damage"][1] = oci_storage.TRIES
+    tenancy.resources["damage"][1] = object_storage.TRIES
     fault(publish)
     publish("--dry-run")
     assert f"would go on uploading {publish.object_name}" in capsys.readouterr().err
@@ -301,7 +302,7 @@ def test_dry_run_says_what_it_would_do_and_changes_nothing(publish: Publish, ten
 @pytest.mark.usefixtures("one_at_a_time")
 def test_lists_of_many_pages_are_read_to_the_end(publish: Publish, tenancy: Tenancy) -> None:
     tenancy.page_size = 1
-    tenancy.resources["damage"][N_PARTS] = oci_storage.TRIES
+    tenancy.resources["damage"][N_PARTS] = object_storage.TRIES
     fault(publish)
     publish()
     assert publish.sent() == 1
@@ -359,7 +360,7 @@ def test_build_without_a_bake_is_told(publish: Publish) -> None:
 
 
 def test_root_compartment_needs_no_look(publish: Publish, tenancy: Tenancy) -> None:
-    publish_image.main([f"--compartment={TENANCY}", f"--build={publish.build}", "--dry-run"])
+    command.main([f"--compartment={TENANCY}", f"--build={publish.build}", "--dry-run"])
     assert not [call for call in tenancy.calls if "/compartments/" in call]
 
 

@@ -6,12 +6,11 @@ Traffic watches every run: as many nodes serve as at first, and no node ends whi
 from __future__ import annotations
 
 import oci
-import oci_rollout
 import pytest
-import rollout_image
-from rollout import Place, renting
 
+from scripts.cloud import replacement, rollout
 from tests.cloud.pool import BAD, NEW
+from tests.cloud.rollout import Place, renting
 from tests.cloud.services.compute import IMAGE
 from tests.cloud.services.identity import DOMAINS
 from tests.cloud.tenancy import OUT_OF_CAPACITY, TOO_MANY, Fault, is_gone
@@ -60,7 +59,7 @@ def test_changed_settings_reach_the_nodes_without_naming_an_image(place):
     old["instanceDetails"]["launchDetails"]["metadata"]["user_data"] = "Y2hhbmdlZA=="
     for node in place.nodes():
         node["instanceConfigurationId"], node["metadata"] = "ocid1.gone", {"user_data": "Zmlyc3Q="}
-    rollout_image.main([place.pool["id"], "--yes"], clock=place.clock, sleep=place.clock.sleep)
+    rollout.main([place.pool["id"], "--yes"], clock=place.clock, sleep=place.clock.sleep)
     assert {node["metadata"]["user_data"] for node in place.nodes()} == {"Y2hhbmdlZA=="}
     assert place.traffic.faults == []
 
@@ -271,6 +270,6 @@ def test_traffic_notices_a_node_that_goes_too_early(place):
 
 def test_traffic_notices_too_few_nodes(place, monkeypatch):
     """And with a rollout that believes every new node to serve."""
-    monkeypatch.setattr(oci_rollout.Node, "is_serving", True)
+    monkeypatch.setattr(replacement.Node, "is_serving", True)
     place.roll(BAD)
     assert any("only 1 serve" in fault for fault in place.traffic.faults)

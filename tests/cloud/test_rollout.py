@@ -1,6 +1,6 @@
 """`make rollout`: what is checked before anything changes, what is asked and told, and autoscaling meanwhile.
 
-How the nodes move is in test_oci_rollout.py.
+How the nodes move is in test_replacement.py.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ import io
 from typing import Any
 
 import pytest
-import rollout_image
-from problem import Problem
-from rollout import Place, renting
 
+from scripts.cloud import rollout
+from scripts.problem import Problem
 from tests.cloud.account import A1, A2
 from tests.cloud.person import Terminal
 from tests.cloud.pool import BAD, NEW, add_autoscaling, add_pool
+from tests.cloud.rollout import Place, renting
 from tests.cloud.services.compute_management import resize
 from tests.cloud.services.identity import DOMAINS
 from tests.cloud.tenancy import Fault
@@ -218,14 +218,14 @@ def test_dry_run_changes_nothing_and_says_what_it_would(place, capsys):
 @pytest.mark.parametrize(("answer", "is_done"), [("yes\n", True), ("no\n", False), ("", False)])
 def test_a_person_is_asked(place, monkeypatch, answer, is_done):
     monkeypatch.setattr("sys.stdin", Terminal(answer))
-    rollout_image.main([place.pool["id"], NEW], clock=place.clock, sleep=place.clock.sleep)
+    rollout.main([place.pool["id"], NEW], clock=place.clock, sleep=place.clock.sleep)
     assert place.state() == (place.rolled() if is_done else place.first)
 
 
 def test_without_a_terminal_nobody_can_be_asked(place, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("yes\n"))
     with pytest.raises(Problem, match="no terminal to ask on"):
-        rollout_image.main([place.pool["id"], NEW], clock=place.clock, sleep=place.clock.sleep)
+        rollout.main([place.pool["id"], NEW], clock=place.clock, sleep=place.clock.sleep)
     assert place.changes() == []
 
 

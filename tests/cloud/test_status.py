@@ -10,12 +10,12 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-import show_status
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from problem import Problem
 
+from scripts.cloud import status
+from scripts.problem import Problem
 from tests.cloud.person import settle_in
 from tests.cloud.pool import NEW, add_image, add_pool
 from tests.cloud.tenancy import COMPARTMENT, Tenancy
@@ -80,7 +80,7 @@ NOBODY = "--url=http://127.0.0.1:9"  # nobody listens on the discard port
 
 
 def show(capsys, *arguments: str) -> str:
-    show_status.main(list(arguments))
+    status.main(list(arguments))
     return capsys.readouterr().out
 
 
@@ -145,9 +145,7 @@ def test_the_address_is_the_load_balancers(tenancy, pool, capsys, monkeypatch, h
     if has_tls:
         balancer["listeners"]["https"] = {"name": "https", "port": 443, "sslConfiguration": {"protocols": ["TLSv1.3"]}}
     asked = []
-    monkeypatch.setattr(
-        show_status, "ask_node", lambda *arguments: asked.append(arguments[0]) or {"fault": "not asked"}
-    )
+    monkeypatch.setattr(status, "ask_node", lambda *arguments: asked.append(arguments[0]) or {"fault": "not asked"})
     (told,) = show_json(capsys, pool["id"])
     assert told["url"] == url
     assert asked == [url]
@@ -226,12 +224,12 @@ def test_without_a_pool_every_one_of_the_compartment_is_shown(tenancy, pool, cap
 
 def test_a_compartment_without_pools_says_what_was_looked_for(tenancy):
     with pytest.raises(Problem, match="no pool tagged product=llamakiln"):
-        show_status.main([f"--compartment={COMPARTMENT}"])
+        status.main([f"--compartment={COMPARTMENT}"])
 
 
 def test_neither_pool_nor_compartment_is_a_usage_error(tenancy):
     with pytest.raises(SystemExit) as ended:
-        show_status.main([])
+        status.main([])
     assert ended.value.code == 2
     assert tenancy.calls == []
 
@@ -245,4 +243,4 @@ def test_status_changes_nothing(tenancy, pool, capsys):
     ("seconds", "text"), [(-3, "0 s"), (59, "59 s"), (90, "1 min"), (7300, "2 h"), (200000, "2 d")]
 )
 def test_age_is_told_in_the_largest_unit_that_fits(seconds, text):
-    assert show_status.age_text(seconds) == text
+    assert status.age_text(seconds) == text

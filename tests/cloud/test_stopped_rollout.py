@@ -9,19 +9,17 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import oci
 import pytest
-from problem import Problem
-from rollout import Place, renting
 
+from scripts.files import REPOSITORY
+from scripts.problem import Problem
 from tests.cloud.person import environment
 from tests.cloud.pool import BAD, NEW, Stopper
+from tests.cloud.rollout import Place, renting
 from tests.cloud.services.compute import IMAGE
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -145,9 +143,13 @@ def test_a_pool_resized_since_it_was_stopped_keeps_its_new_size(place, monkeypat
 def test_a_killed_run_ends_like_ctrl_c(tenancy, tmp_path):
     """As a process of its own, told to end when autoscaling is off: it is on when the process is gone."""
     place = Place(tenancy)
-    command = [sys.executable, str(REPOSITORY / "scripts/rollout_image.py"), place.pool["id"], NEW, "--yes"]
+    command = [sys.executable, "-m", "scripts.cloud.rollout", place.pool["id"], NEW, "--yes"]
     running = subprocess.Popen(
-        command, env={**os.environ, **environment(tenancy, tmp_path)}, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=REPOSITORY,
+        env={**os.environ, **environment(tenancy, tmp_path)},
+        stderr=subprocess.PIPE,
+        text=True,
     )
     for line in running.stderr:
         if "gets the new configuration" in line:

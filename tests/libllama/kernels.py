@@ -1,4 +1,4 @@
-"""Do the kernels that scripts/llama_patch.py changes compute what they should? Also a program, for a node and its CPU.
+"""Do the kernels that libllama/patch.py changes compute what they should? Also a program, for a node and its CPU.
 
 usage: python kernels.py FOLDER    (a library set; prints one line per case, ends with 1 if one of them is wrong)
 

@@ -9,29 +9,32 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tarfile
 from itertools import pairwise
 from pathlib import Path
 
-import build_libllama
-import elf
-import llama_patch
 import pytest
-from build_libllama import A1_FEATURES, A2_FEATURES, arm64_variants, native_variants
 from hypothesis import given
 from hypothesis import strategies as st
-from llama_tree import write_tree
 
+from scripts.files import REPOSITORY
+from scripts.libllama import build, elf, patch
+from scripts.libllama.build import A1_FEATURES, A2_FEATURES, arm64_variants, native_variants
 from service.library import read_sets
+from tests.libllama.tree import write_tree
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-PINS = build_libllama.read_pins((REPOSITORY / "packer/versions.env").read_text())
+ROOM = REPOSITORY / "scripts" / "libllama"
+PINS = build.read_pins((REPOSITORY / "packer/versions.env").read_text())
 SMMLA = 0x4E82A420  # smmla v0.4s, v1.16b, v2.16b, as llvm-objdump shows it
 
 
-def run(script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+def run(name: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    """A shell script of the room, or a module of it by its name."""
+    program = [ROOM / name] if name.endswith(".sh") else [sys.executable, "-m", f"scripts.libllama.{name}"]
     return subprocess.run(
-        [REPOSITORY / "scripts" / script, *arguments],
+        [*program, *arguments],
+        cwd=REPOSITORY,
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
@@ -110,12 +113,12 @@ def test_openblas_is_found_without_the_links_that_configuring_makes(tmp_path):
     library = tmp_path / "usr/lib/aarch64-linux-gnu/openblas-pthread/libopenblas.so"
     header = tmp_path / "usr/include/aarch64-linux-gnu/openblas-pthread/cblas.h"
     for file in (library, header):
-        assert build_libllama.find_openblas(tmp_path, "aarch64") == {}
+        assert build.find_openblas(tmp_path, "aarch64") == {}
         file.parent.mkdir(parents=True)
         file.touch()
-    found = build_libllama.find_openblas(tmp_path, "aarch64")
+    found = build.find_openblas(tmp_path, "aarch64")
     assert (found["BLAS_LIBRARIES"], found["BLAS_INCLUDE_DIRS"]) == (str(library), str(header.parent))
-    assert build_libllama.find_openblas(tmp_path, "x86_64") == {}
+    assert build.find_openblas(tmp_path, "x86_64") == {}
 
 
 # ---- elf
@@ -221,7 +224,7 @@ def calls(workshop: dict[str, str], tool: str) -> list[str]:
 
 
 def test_native_set_is_complete_and_the_service_can_read_it(workshop):
-    done = run("build_libllama.py", "native", "--jobs", "1", **workshop)
+    done = run("build", "native", "--jobs", "1", **workshop)
     assert done.returncode == 0, done.stderr
     home = Path(done.stdout.strip())
     row = next(each for each in read_sets(home) if not each.blas)
@@ -236,46 +239,46 @@ def test_native_set_is_complete_and_the_service_can_read_it(workshop):
 
 
 def test_sets_are_built_once(workshop):
-    first = run("build_libllama.py", "native", **workshop)
+    first = run("build", "native", **workshop)
     n_builds = len(calls(workshop, "ninja"))
-    second = run("build_libllama.py", "native", **workshop)
+    second = run("build", "native", **workshop)
     assert first.stdout == second.stdout
     assert len(calls(workshop, "ninja")) == n_builds > 0
 
 
 def test_commit_and_openblas_choice_reach_cmake(workshop):
-    run("build_libllama.py", "native", **workshop)
+    run("build", "native", **workshop)
     call = calls(workshop, "cmake")[0].split()
     assert {f"-DLLAMA_BUILD_COMMIT={PINS['LLAMA_CPP_COMMIT']}", "-DGGML_BLAS=OFF"} <= set(call)
 
 
 def test_our_changes_are_compiled(workshop):
-    assert run("build_libllama.py", "native", **workshop).returncode == 0
+    assert run("build", "native", **workshop).returncode == 0
     source = Path(re.search(r"-S (\S+)", calls(workshop, "cmake")[0])[1])
-    assert source.is_relative_to(workshop["LLAMAKILN_CACHE"]) and llama_patch.key() in source.name
-    assert all((source / place).read_text() == header.read_text() for place, header in llama_patch.HEADERS.items())
-    for edit in llama_patch.EDITS:
+    assert source.is_relative_to(workshop["LLAMAKILN_CACHE"]) and patch.key() in source.name
+    assert all((source / place).read_text() == header.read_text() for place, header in patch.HEADERS.items())
+    for edit in patch.EDITS:
         assert edit.result in (source / edit.file).read_text()
 
 
 def test_tree_that_our_changes_do_not_fit_is_not_built(workshop):
-    (vendored(Path(workshop["LLAMAKILN_CACHE"])) / llama_patch.OPS).write_text("int other;")
-    done = run("build_libllama.py", "native", **workshop)
+    (vendored(Path(workshop["LLAMAKILN_CACHE"])) / patch.OPS).write_text("int other;")
+    done = run("build", "native", **workshop)
     assert done.returncode == 1
     assert "error: our changes to llama.cpp do not fit: ggml/src/ggml-cpu/ops.cpp: " in done.stderr
-    assert "try: hold scripts/llama_patch.py against the new tree" in done.stderr
+    assert "try: hold scripts/libllama/patch.py against the new tree" in done.stderr
     assert not calls(workshop, "cmake")
 
 
 def test_failed_compile_shows_the_log_and_leaves_no_set(workshop):
-    done = run("build_libllama.py", "native", BROKEN="yes", **workshop)
+    done = run("build", "native", BROKEN="yes", **workshop)
     assert done.returncode == 1
     assert done.stdout == ""
     assert " failed; the end of " in done.stderr
     assert "ggml.c:1: error: no such thing" in done.stderr
     home = Path(workshop["LLAMAKILN_CACHE"]) / "libllama"
     assert list(home.glob("*/*/set.json")) == []
-    assert run("build_libllama.py", "native", **workshop).returncode == 0
+    assert run("build", "native", **workshop).returncode == 0
 
 
 def test_everything_is_compiled_for_the_first_set_only(workshop, monkeypatch, tmp_path):
@@ -284,7 +287,7 @@ def test_everything_is_compiled_for_the_first_set_only(workshop, monkeypatch, tm
     home = tmp_path / "home"
     home.mkdir()
     variants = native_variants("x86_64", set(), has_openblas=True)
-    build_libllama.build(variants, home, tmp_path / "work", PINS, None, 1)
+    build.build(variants, home, tmp_path / "work", PINS, None, 1)
     targets = [line.split("-j 1 ")[1] for line in calls(workshop, "ninja")]
     assert targets == ["llama llama-bench", "ggml"]
     assert {each.name for each in read_sets(home)} == {"x86-64-native", "x86-64-native-blas"}
@@ -298,7 +301,7 @@ def test_equal_files_of_sets_are_stored_once(tmp_path):
     for variant in arm64_variants()[:2]:
         (built / "libllama.so.0").write_text("the same")
         (built / "libggml-cpu.so.0").write_text(variant.name)
-        build_libllama.stage(variant, files, home, PINS)
+        build.stage(variant, files, home, PINS)
     one, other = home / "arm64-a1", home / "arm64-a1-blas"
     assert (one / "libllama.so.0").samefile(other / "libllama.so.0")
     assert not (one / "libggml-cpu.so.0").samefile(other / "libggml-cpu.so.0")
@@ -311,7 +314,7 @@ def test_set_whose_cpu_flags_were_not_applied_is_refused(tmp_path, capsys, has_s
     files = {"libggml-cpu.so.0": link_library(tmp_path / "libggml-cpu.so.0", source)}
     variant = next(each for each in arm64_variants() if each.has_smmla == has_smmla)
     with pytest.raises(SystemExit):
-        build_libllama.check(variant, files, None)
+        build.check(variant, files, None)
     assert f"SMMLA in libggml-cpu.so.0 must be {has_smmla}" in capsys.readouterr().err
 
 
@@ -321,14 +324,14 @@ def test_set_that_needs_more_than_the_release_has_is_refused(tmp_path, capsys):
     }
     (tmp_path / "bookworm").mkdir()
     with pytest.raises(SystemExit):
-        build_libllama.check(arm64_variants()[0], files, tmp_path / "bookworm")
+        build.check(arm64_variants()[0], files, tmp_path / "bookworm")
     assert "arm64-a1: libllama.so.0 needs libc.so.6: not in bookworm" in capsys.readouterr().err
 
 
 def test_missing_tools_are_named_by_package(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SystemExit):
-        build_libllama.require_tools({"ninja": "ninja-build", "clang": "clang"})
+        build.require_tools({"ninja": "ninja-build", "clang": "clang"})
     assert "apt-get install clang ninja-build" in capsys.readouterr().err
 
 
@@ -340,7 +343,7 @@ def test_key_changes_with_release_and_compiler(tmp_path):
         for suite in ("bookworm", "jammy"):
             key, again = (
                 run(
-                    "build_libllama.py",
+                    "build",
                     "arm64",
                     "--suite",
                     suite,
@@ -357,7 +360,7 @@ def test_key_changes_with_release_and_compiler(tmp_path):
 
 @pytest.mark.parametrize("arguments", [["arm64"], ["native", "--suite", "jammy"], ["riscv"], []])
 def test_wrong_arguments_are_refused(arguments):
-    done = run("build_libllama.py", *arguments)
+    done = run("build", *arguments)
     assert (done.returncode, done.stdout) == (2, "")
 
 
@@ -488,7 +491,7 @@ def test_unknown_release_is_refused(archive):
 
 
 def test_scripts_say_how_they_are_called():
-    for script in ("build_libllama.py", "fetch_sdist.sh", "find_ubuntu_keyring.sh", "make_sysroot.sh"):
+    for script in ("build", "fetch_sdist.sh", "find_ubuntu_keyring.sh", "make_sysroot.sh"):
         done = run(script, "--help")
         assert done.returncode == 0
         assert "usage: " in done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""What scripts/llama_patch.py changes computes what it should, in this machine's library set (LLM_LIB_DIR). The same
+"""What scripts/libllama/patch.py changes computes what it should, in this machine's library set (LLM_LIB_DIR). The same
 cases run on the image (tests/image/test_service.py)."""
 
 import os
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from service import library
-from tests import kernels
+from tests.libllama import kernels
 
 EVERYWHERE = (kernels.Q4_0, kernels.Q4_K)  # the types that ggml rearranges on every CPU we build for
 

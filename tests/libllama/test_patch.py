@@ -4,11 +4,12 @@ import re
 import subprocess
 from pathlib import Path
 
-import llama_patch
 import pytest
-from llama_tree import write_tree
 
-EDITS = llama_patch.EDITS
+from scripts.libllama import patch as changes
+from tests.libllama.tree import write_tree
+
+EDITS = changes.EDITS
 
 
 @pytest.fixture
@@ -18,12 +19,12 @@ def tree(tmp_path) -> Path:
 
 def test_copy_has_the_changes_and_the_original_has_not(tree, tmp_path):
     before = {file: (tree / file).read_text() for file in {edit.file for edit in EDITS}}
-    target = llama_patch.apply(tree, tmp_path / "made/here")
+    target = changes.apply(tree, tmp_path / "made/here")
     for edit in EDITS:
         assert edit.result in (target / edit.file).read_text()
         assert edit.found in edit.result or edit.found not in (target / edit.file).read_text()
     assert {file: (tree / file).read_text() for file in before} == before
-    for place, header in llama_patch.HEADERS.items():
+    for place, header in changes.HEADERS.items():
         assert (target / place).read_text() == header.read_text()
         includer = target / {edit.file for edit in EDITS if f'#include "{header.name}"' in edit.made}.pop()
         assert place.parent == includer.relative_to(target).parent
@@ -32,9 +33,9 @@ def test_copy_has_the_changes_and_the_original_has_not(tree, tmp_path):
 
 
 def test_it_is_made_once(tree, tmp_path):
-    target = llama_patch.apply(tree, tmp_path / "made")
-    (tree / llama_patch.OPS).unlink()
-    assert llama_patch.apply(tree, target) == target
+    target = changes.apply(tree, tmp_path / "made")
+    (tree / changes.OPS).unlink()
+    assert changes.apply(tree, target) == target
 
 
 @pytest.mark.parametrize("edit", EDITS, ids=lambda edit: edit.found.strip().splitlines()[0])
@@ -42,8 +43,8 @@ def test_it_is_made_once(tree, tmp_path):
 def test_another_tree_is_refused(tree, tmp_path, edit, n):
     file = tree / edit.file
     file.write_text(file.read_text().replace(edit.found, edit.found * n))
-    with pytest.raises(llama_patch.Mismatch, match=f"{edit.file.name}: .* is there {n} times, not once"):
-        llama_patch.apply(tree, tmp_path / "made")
+    with pytest.raises(changes.Mismatch, match=f"{edit.file.name}: .* is there {n} times, not once"):
+        changes.apply(tree, tmp_path / "made")
     assert not (tmp_path / "made").exists()
 
 
@@ -53,25 +54,25 @@ def test_failed_copy_leaves_nothing(tree, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "write_text", fill_up)
     with pytest.raises(OSError, match="No space left"):
-        llama_patch.apply(tree, tmp_path / "made/here")
+        changes.apply(tree, tmp_path / "made/here")
     assert list((tmp_path / "made").iterdir()) == []
 
 
-@pytest.mark.parametrize("place", llama_patch.HEADERS, ids=lambda place: place.name)
+@pytest.mark.parametrize("place", changes.HEADERS, ids=lambda place: place.name)
 def test_key_names_the_headers_and_the_edits(tmp_path, monkeypatch, place):
-    before = llama_patch.key()
+    before = changes.key()
     with monkeypatch.context() as patch:
-        patch.setattr(llama_patch, "EDITS", EDITS[1:])
-        assert llama_patch.key() != before
+        patch.setattr(changes, "EDITS", EDITS[1:])
+        assert changes.key() != before
     other = tmp_path / place.name
-    other.write_text(llama_patch.HEADERS[place].read_text() + "// more\n")
-    monkeypatch.setitem(llama_patch.HEADERS, place, other)
-    assert llama_patch.key() != before
+    other.write_text(changes.HEADERS[place].read_text() + "// more\n")
+    monkeypatch.setitem(changes.HEADERS, place, other)
+    assert changes.key() != before
 
 
 def test_hidden_cells_are_counted_in_whole_blocks(tmp_path):
     """The C function itself, against counting one by one."""
-    function = re.search(r"^static int64_t count_hidden_cells.*?^}$", llama_patch.ATTENTION.read_text(), re.M | re.S)[0]
+    function = re.search(r"^static int64_t count_hidden_cells.*?^}$", changes.ATTENTION.read_text(), re.M | re.S)[0]
     source = tmp_path / "count.c"
     source.write_text(
         "#include <stdint.h>\n#include <stdio.h>\n#include <string.h>\ntypedef uint16_t ggml_fp16_t;\n"

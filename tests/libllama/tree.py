@@ -1,8 +1,8 @@
-"""As much of a llama.cpp as scripts/llama_patch.py looks at."""
+"""As much of a llama.cpp as scripts/libllama/patch.py looks at."""
 
 from pathlib import Path
 
-from llama_patch import EDITS
+from scripts.libllama.patch import EDITS
 
 
 def write_tree(folder: Path) -> Path:

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import pytest
-from catalog import find_model, load_catalog, parse_catalog
-from problem import Problem
+
+from scripts.models.catalog import find_model, load_catalog, parse_catalog
+from scripts.problem import Problem
 
 ROW = {
     "repo": '"owner/name"',
@@ -105,8 +106,8 @@ def test_unknown_model_lists_the_known_and_the_likeliest():
 
 
 def test_command_prints_names_and_rows_and_fails_without_a_traceback(run_script):
-    assert "tinyllama-q4_0" in run_script("catalog.py").stdout.splitlines()
-    assert '"context": 2048' in run_script("catalog.py", "tinyllama-q4_0").stdout
-    wrong = run_script("catalog.py", "nonesuch")
+    assert "tinyllama-q4_0" in run_script("models.catalog").stdout.splitlines()
+    assert '"context": 2048' in run_script("models.catalog", "tinyllama-q4_0").stdout
+    wrong = run_script("models.catalog", "nonesuch")
     assert wrong.returncode == 1
     assert wrong.stderr.startswith("error: MODEL=nonesuch") and "Traceback" not in wrong.stderr

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from demo.batch import draw_batches, encode_chat
-from demo.corpus import Corpus, Turn, read_toml
-from demo.tokenizer import ASSISTANT, BEGIN, END, USER, Tokenizer, learn_pieces
-from demo.wording import LIGHT, Synonyms, blur, expand, lose_words, mistype, normalise, pick
 from hypothesis import given
 from hypothesis import strategies as st
+
+from scripts.models.demo.batch import draw_batches, encode_chat
+from scripts.models.demo.corpus import Corpus, Turn, read_toml
+from scripts.models.demo.tokenizer import ASSISTANT, BEGIN, END, USER, Tokenizer, learn_pieces
+from scripts.models.demo.wording import LIGHT, Synonyms, blur, expand, lose_words, mistype, normalise, pick
 
 ROOT = Path(__file__).resolve().parents[2]
 CORPUS = Corpus()

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from catalog import load_catalog
-from demo.batch import encode_chat
-from demo.corpus import Corpus, Turn
-from demo.tokenizer import BEGIN, END, Tokenizer
-from demo.wording import blur
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from scripts.models.catalog import load_catalog
+from scripts.models.demo.batch import encode_chat
+from scripts.models.demo.corpus import Corpus, Turn
+from scripts.models.demo.tokenizer import BEGIN, END, Tokenizer
+from scripts.models.demo.wording import blur
 from service import library
 
 ROOT = Path(__file__).resolve().parents[2]

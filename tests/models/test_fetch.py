@@ -13,11 +13,13 @@ import sys
 import time
 from pathlib import Path
 
-import fetch_model
 import pytest
-from hub import COMMIT
-from problem import Problem
-from progress import Progress
+
+from scripts.files import REPOSITORY
+from scripts.models import fetch as fetching
+from scripts.problem import Problem
+from scripts.progress import Progress
+from tests.models.hub import COMMIT
 
 REPO, FILE = "owner/tiny-GGUF", "tiny.Q4_0.gguf"
 CONTENT = b"GGUF" + random.Random(7).randbytes(3_000_000)
@@ -49,11 +51,11 @@ def row(hub, tmp_path):
 
 @pytest.fixture
 def fetch(run_script, hub, row):
-    """Run `fetch_model.py tiny` against the hub."""
+    """Run `fetch tiny` against the hub."""
 
     def run(*arguments: object, catalog: Path | None = None, **variables: str) -> subprocess.CompletedProcess:
         variables = {"HF_ENDPOINT": hub.url, **variables}
-        return run_script("fetch_model.py", "tiny", "--catalog", catalog or row(), *arguments, **variables)
+        return run_script("models.fetch", "tiny", "--catalog", catalog or row(), *arguments, **variables)
 
     return run
 
@@ -115,9 +117,9 @@ def test_cut_download_is_kept_and_the_next_run_resumes_it(fetch, hub, tmp_path):
 
 def test_killed_fetch_is_resumed_by_the_next_one(fetch, hub, row, tmp_path):
     hub.faults.pause_s = 0.05
-    command = [sys.executable, fetch_model.__file__, "tiny", "--catalog", str(row())]
+    command = [sys.executable, "-m", fetching.__name__, "tiny", "--catalog", str(row())]
     environment = {"HOME": str(tmp_path), "LLAMAKILN_CACHE": str(tmp_path / "cache"), "HF_ENDPOINT": hub.url}
-    killed = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    killed = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 30
     while not (part_of(tmp_path).exists() and part_of(tmp_path).stat().st_size > 200_000):
         assert time.monotonic() < deadline, "no byte arrived"
@@ -287,7 +289,7 @@ def test_verify_accepts_the_model_and_refuses_another(fetch, hub, tmp_path):
 
 
 def test_demo_is_in_the_repository_and_needs_no_network(run_script):
-    done = run_script("fetch_model.py", "demo")
+    done = run_script("models.fetch", "demo")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith("packer/models/demo.gguf")
 
@@ -295,9 +297,9 @@ def test_demo_is_in_the_repository_and_needs_no_network(run_script):
 def test_too_small_a_disk_is_told_before_the_download(hub, row, tmp_path, monkeypatch):
     monkeypatch.setenv("LLAMAKILN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 9, 1_000_000))
-    model = fetch_model.catalog.load_catalog(row())["tiny"]
+    model = fetching.catalog.load_catalog(row())["tiny"]
     with pytest.raises(Problem, match=r"has 1\.0 MB free and this needs 3\.0 MB"):
-        fetch_model.fetch(model)
+        fetching.fetch(model)
     assert hub.requests == []
 
 
@@ -308,10 +310,10 @@ def test_disk_that_fills_up_keeps_the_part(fetch, hub, tmp_path):
 
 
 def test_two_fetches_at_once_download_once(hub, row, tmp_path):
-    command = [sys.executable, fetch_model.__file__, "tiny", "--catalog", str(row())]
+    command = [sys.executable, "-m", fetching.__name__, "tiny", "--catalog", str(row())]
     environment = {"HOME": str(tmp_path), "LLAMAKILN_CACHE": str(tmp_path / "cache"), "HF_ENDPOINT": hub.url}
     hub.faults.pause_s = 0.01
-    both = [subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) for _ in range(2)]
+    both = [subprocess.Popen(command, cwd=REPOSITORY, env=environment, stderr=subprocess.DEVNULL) for _ in range(2)]
     assert [process.wait(60) for process in both] == [0, 0]
     assert len(hub.downloads()) == 1
 
@@ -335,7 +337,7 @@ def test_progress_is_a_line_every_few_seconds_in_a_log_and_one_moving_line_on_a_
 
 
 def test_ctrl_c_ends_without_a_traceback(capsys):
-    import problem
+    from scripts import problem
 
     def interrupted():
         raise KeyboardInterrupt

@@ -3,9 +3,10 @@ from __future__ import annotations
 import hashlib
 
 import pytest
-from catalog import load_catalog
-from hub import COMMIT
-from lock_model import derive_name
+
+from scripts.models.catalog import load_catalog
+from scripts.models.lock import derive_name
+from tests.models.hub import COMMIT
 
 REPO, FILE = "owner/Tiny-GGUF", "Tiny-1.1b-Chat.Q4_K_M.gguf"
 CONTENT = b"GGUF" + bytes(range(256)) * 40
@@ -28,7 +29,7 @@ context = 512
 
 @pytest.fixture
 def lock(hub, run_script, tmp_path):
-    """Run `lock_model.py REPO FILE` against the hub and a catalogue with one old row; returns (process, catalogue)."""
+    """Run `lock REPO FILE` against the hub and a catalogue with one old row; returns (process, catalogue)."""
     hub.files[REPO, FILE] = CONTENT
     hub.files[REPO, "README.md"] = b"# Tiny"
     hub.cards[REPO] = dict(CARD)
@@ -37,7 +38,7 @@ def lock(hub, run_script, tmp_path):
 
     def run(*arguments: object, repo: str = REPO, file: str = FILE, **variables: str):
         variables = {"HF_ENDPOINT": hub.url, **variables}
-        return run_script("lock_model.py", repo, file, "--catalog", catalog, *arguments, **variables), catalog
+        return run_script("models.lock", repo, file, "--catalog", catalog, *arguments, **variables), catalog
 
     return run
 
@@ -60,7 +61,7 @@ def test_row_is_pinned_from_the_hub_and_the_fetch_accepts_it(lock, hub, run_scri
     assert (row.repo, row.file, row.revision) == (REPO, FILE, COMMIT)
     assert (row.bytes, row.sha256) == (len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
     assert (row.license, row.template, row.context) == ("Apache-2.0", "gguf", 2048)
-    fetched = run_script("fetch_model.py", row.name, "--catalog", catalog, HF_ENDPOINT=hub.url)
+    fetched = run_script("models.fetch", row.name, "--catalog", catalog, HF_ENDPOINT=hub.url)
     assert fetched.returncode == 0, fetched.stderr
 
 

@@ -3,7 +3,8 @@
 import subprocess
 
 import pytest
-from files import REPOSITORY
+
+from scripts.files import REPOSITORY
 
 # The shape of OCI's own file (November 2026): ssh accepted, the rest of INPUT rejected, and the InstanceServices chain
 # that guards the iSCSI boot volume and the metadata service.
@@ -28,7 +29,7 @@ RULE = "-A INPUT -p tcp -m state --state NEW -m tcp --dport 80 -j ACCEPT"
 
 
 def configure(directory):
-    script = REPOSITORY / "scripts" / "configure_firewall.sh"
+    script = REPOSITORY / "scripts" / "node" / "configure_firewall.sh"
     return subprocess.run(["bash", script, directory], capture_output=True, text=True, check=False)
 
 

@@ -1,10 +1,11 @@
 """clean_image.sh and check_hygiene.sh are a pair: what must be gone is removed, and looked for."""
 
 import pytest
-from files import REPOSITORY
 
-CLEAN = (REPOSITORY / "scripts" / "clean_image.sh").read_text()
-CHECK = (REPOSITORY / "scripts" / "check_hygiene.sh").read_text()
+from scripts.files import REPOSITORY
+
+CLEAN = (REPOSITORY / "scripts" / "node" / "clean_image.sh").read_text()
+CHECK = (REPOSITORY / "scripts" / "node" / "check_hygiene.sh").read_text()
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 
 import pytest
-import tune_engine
-from catalog import load_catalog
-from files import REPOSITORY
-from problem import Problem
+
+from scripts.files import REPOSITORY
+from scripts.models.catalog import load_catalog
+from scripts.problem import Problem
+from scripts.run import tune_engine
 
 BASE = {"prefill": 100.0, "decode 1": 20.0, "decode 4": 50.0, "decode 8": 60.0}
 

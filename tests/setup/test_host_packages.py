@@ -4,7 +4,8 @@ import os
 import subprocess
 
 import pytest
-from files import REPOSITORY
+
+from scripts.files import REPOSITORY
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def install(tmp_path):
             path.write_text(f"#!/bin/sh\n{text}\n")
             path.chmod(0o755)
         done = subprocess.run(
-            ["bash", REPOSITORY / "scripts" / "install_host_packages.sh", target],
+            ["bash", REPOSITORY / "scripts" / "setup" / "host_packages.sh", target],
             env=os.environ | {"PATH": f"{folder}:{os.environ['PATH']}"},
             stdin=subprocess.DEVNULL,
             capture_output=True,

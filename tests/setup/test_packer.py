@@ -1,4 +1,4 @@
-"""Which Packer scripts/setup_packer.sh gives, and what it says about it; nothing is built here.
+"""Which Packer scripts/setup/packer.sh gives, and what it says about it; nothing is built here.
 
 The script runs with a PATH that holds only what a test puts there, the usual commands, and a `go` that answers as told.
 """
@@ -40,7 +40,7 @@ def machine(tmp_path):
             command("packer", f"echo Packer v{packer}")
         inherited = {name: value for name, value in os.environ.items() if name != "PACKER"}
         environment = {**inherited, "PATH": str(folder), "LLAMAKILN_CACHE": str(tmp_path / "cache"), **variables}
-        script = REPOSITORY / "scripts/setup_packer.sh"
+        script = REPOSITORY / "scripts/setup/packer.sh"
         return subprocess.run(["bash", script], env=environment, capture_output=True, text=True, check=False)
 
     run.folder = folder

@@ -13,7 +13,7 @@ from tests.stack.deployment import STACK
 
 
 def test_same_files_give_the_same_bytes(tmp_path: Path) -> None:
-    from pack_stack import pack
+    from scripts.stack.pack import pack
 
     shutil.copytree(STACK, tmp_path / "copy")
     for number, file in enumerate(sorted((tmp_path / "copy").iterdir(), reverse=True)):
@@ -25,7 +25,7 @@ def test_same_files_give_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_zip_holds_what_runs_and_nothing_else(tmp_path: Path) -> None:
-    from pack_stack import MAX_BYTES, pack
+    from scripts.stack.pack import MAX_BYTES, pack
 
     shutil.copytree(STACK, tmp_path / "copy")
     for name in ("terraform.tfstate", ".terraform.lock.hcl", "terraform.tfvars", "notes.md"):
@@ -39,8 +39,8 @@ def test_zip_holds_what_runs_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_form_with_faults_is_not_packed(tmp_path: Path) -> None:
-    from pack_stack import pack
-    from problem import Problem
+    from scripts.problem import Problem
+    from scripts.stack.pack import pack
 
     shutil.copytree(STACK, tmp_path / "copy")
     (tmp_path / "copy" / "more.tf").write_text('variable "extra" {\n  type = string\n}\n')
@@ -50,8 +50,8 @@ def test_form_with_faults_is_not_packed(tmp_path: Path) -> None:
 
 
 def test_zip_beyond_the_limit_is_refused(tmp_path: Path) -> None:
-    from pack_stack import MAX_BYTES, pack
-    from problem import Problem
+    from scripts.problem import Problem
+    from scripts.stack.pack import MAX_BYTES, pack
 
     shutil.copytree(STACK, tmp_path / "copy")
     (tmp_path / "copy" / "large.tf").write_text("#" * MAX_BYTES)

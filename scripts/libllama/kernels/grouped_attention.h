@@ -1,6 +1,6 @@
 // Attention for heads that share their keys, and for rows of one sequence: what they all read is read once.
 //
-// Llamakiln's addition to ggml-cpu, included by ops.cpp (scripts/llama_patch.py). ggml's own kernel for few rows goes
+// Llamakiln's addition to ggml-cpu, included by ops.cpp (scripts/libllama/patch.py). ggml's own kernel for few rows goes
 // cell by cell for each head of each row alone: it reads a key, makes one score of it, one call of expf and one pass
 // over the value. Here the query heads that share a key head (grouped-query attention, arXiv:2305.13245), and the rows
 // of a prompt, are the columns of a small matrix: their scores for up to 64 cells are one product, their softmax is

@@ -1,6 +1,6 @@
 // Products by Q4_0 weights on AVX-512 with VNNI: sixteen rows by sixteen columns of weights at a time.
 //
-// Llamakiln's addition to ggml-cpu, included by arch/x86/repack.cpp (scripts/llama_patch.py). ggml's own kernel for
+// Llamakiln's addition to ggml-cpu, included by arch/x86/repack.cpp (scripts/libllama/patch.py). ggml's own kernel for
 // these weights multiplies signed by signed bytes, which VNNI cannot: for each vpdpbusd it moves the signs of one side
 // to the other (abs, a mask, a masked subtraction), and it spreads the rows' bytes with shuffles. Here the weights stay
 // unsigned, as 0 to 15 instead of -8 to 7, eight times the sum of the row's bytes is taken off once, and a row's bytes

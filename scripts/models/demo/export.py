@@ -90,7 +90,7 @@ def add_metadata(writer: gguf.GGUFWriter, shape: Shape) -> None:
     writer.add_name("Llamakiln demo")
     writer.add_author("The Llamakiln authors")
     writer.add_description(
-        "A tiny demo model that only knows Llamakiln and may be wrong; scripts/train_demo.py makes it."
+        "A tiny demo model that only knows Llamakiln and may be wrong; scripts/models/demo/train.py makes it."
     )
     writer.add_license("apache-2.0")
     writer.add_languages(["en"])

@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
-"""Train the demo model on scripts/demo/corpus and write it as GGUF (default: packer/models/demo.gguf).
+"""Train the demo model on scripts/models/demo/corpus and write it as GGUF (default: packer/models/demo.gguf).
 
-Needs the packages of scripts/requirements-train.txt. Same seed, steps, package versions and kind of machine: same file.
+Needs the packages of requirements.txt beside it. Same seed, steps, package versions and kind of machine: same file.
 """
 
 import argparse
@@ -14,15 +13,17 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from demo import optimizer
-from demo.batch import draw_batches, draw_samples
-from demo.corpus import Corpus
-from demo.export import round_weights, write_gguf
-from demo.judge import judge_chats, make_examination
-from demo.network import Shape, compute_loss, init_params
-from demo.tokenizer import Tokenizer, learn_pieces
 
-OUT = Path(__file__).resolve().parents[1] / "packer" / "models" / "demo.gguf"
+from ...files import REPOSITORY
+from . import optimizer
+from .batch import draw_batches, draw_samples
+from .corpus import Corpus
+from .export import round_weights, write_gguf
+from .judge import judge_chats, make_examination
+from .network import Shape, compute_loss, init_params
+from .tokenizer import Tokenizer, learn_pieces
+
+OUT = REPOSITORY / "packer" / "models" / "demo.gguf"
 # Share of the steps, rows, tokens in a row, turns of a chat, share of mere beginnings: single questions, then chats.
 STAGES = ((0.8, 12, 176, (1, 1, 1, 1, 1, 1, 1, 2), 0.85), (0.2, 4, 512, (1, 2, 3, 6, 9), 0.0))
 
