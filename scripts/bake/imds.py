@@ -1,6 +1,6 @@
 """Answer one HTTP request as Oracle Cloud's instance metadata service (IMDSv2) does: `imds.py FOLDER`, on stdin/stdout.
 
-QEMU starts one for each connection that a machine opens to 169.254.169.254:80 (vm.py, `metadata="oracle"`), so an
+QEMU starts one for each connection that a machine opens to 169.254.169.254:80 (qemu.py, `metadata="oracle"`), so an
 image can be booted here as it will be there. FOLDER holds what is told, instance.json and vnics.json, and a line for
 each request in requests.log. IMDSv1 is off: without `Authorization: Bearer Oracle` nothing is told.
 """

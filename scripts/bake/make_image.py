@@ -30,6 +30,8 @@ BUILD = REPOSITORY / "build"
 NEEDED_FREE_BYTES = 8 * 10**9
 KEPT_BAKES = 2
 GIB = 2**30
+# The files of this folder that boot an image and test it.
+MACHINE = ("test_image", "vm", "qemu", "seed", "access", "imds", "probe_kvm")
 
 
 def check_machine() -> None:
@@ -158,7 +160,7 @@ def forget_old_bakes(newest: Path) -> None:
 
 def test(stages: Stages, baked: Path) -> Path:
     """Boot fresh copies and test them, unless these tests passed for this bake before; returns the boot report."""
-    tools = (f"scripts/bake/{name}.py" for name in ("test_image", "vm", "imds", "probe_kvm"))
+    tools = (f"scripts/bake/{name}.py" for name in MACHINE)
     key = key_of(tree_files("tests/image", "tests/libllama/kernels.py", "scripts/problem.py", *tools))
     report = baked / f"boot-{key}.json"
     if report.exists():

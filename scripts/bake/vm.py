@@ -1,41 +1,32 @@
 """Boot a disk image as an Arm machine in QEMU: `vm IMAGE.qcow2`, or `with VM(image, cpu="a2") as vm`.
 
-The image itself is never written: each machine gets a fresh overlay, an ssh key of its own, metadata for cloud-init (a
-NoCloud seed, or Oracle Cloud's service in imds.py), and two ports on loopback that lead to its ports 22 and 80. The
-machine ends with the `with` block, whatever happens in it.
-Knows QEMU, cloud-init and ssh. Knows nothing of what is on the image: tests/image asks about that.
+The image itself is never written: each machine gets a fresh overlay, an ssh key of its own, metadata for cloud-init
+(seed.py), and two ports on loopback that lead to its ports 22 and 80 (access.py). The machine ends with the `with`
+block, whatever happens in it.
+Knows when a machine begins, is there and ends; qemu.py knows its command line. Knows nothing of what is on the image:
+tests/image asks about that.
 """
 
 import argparse
-import base64
-import http.client
 import json
 import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..problem import Problem, run
-from .probe_kvm import QEMU, choose_accelerator, find_firmware
+from .access import Access
+from .probe_kvm import choose_accelerator, find_firmware
+from .qemu import ACCELERATORS, CPUS, METADATA, free_ports, qemu_command
+from .seed import write_seed
 
-# What the shapes look like to the kernel. AmpereOne: i8mm and bf16 but no SVE; Altra is a Neoverse N1.
-# pauth-impdef: QEMU's default pointer authentication algorithm costs a third of the emulated speed.
-CPUS = {"a2": "max,sve=off,pauth-impdef=on", "a1": "neoverse-n1", "host": "host"}
 LOGIN_USERS = ("ubuntu", "debian")  # cloud-init's default user, by distribution
-ACCELERATORS = {"kvm": "kvm", "tcg": "tcg,thread=multi,tb-size=1024"}
-METADATA = ("nocloud", "oracle")
-# Carried out by cloud-init in both cases, so that a test can see that it is.
-USER_DATA = "#cloud-config\nwrite_files:\n- path: /run/user-data-was-read\n  content: 'yes'\n"
-MAC = "52:54:00:12:34:56"
-ORACLE_NET = "net=169.254.0.0/16"  # QEMU serves addresses of the machine's own network only
 SERIAL_TAIL_LINES = 40
 TERMINAL_CODES = r"\x1b\[[0-9;=?]*[A-Za-z]"  # UEFI paints its console
 PROGRESS_EVERY_S = 15
@@ -44,60 +35,6 @@ POLL_S = 1.0
 
 class VMError(Problem):
     """The machine did not do what was asked in time, or ended; the message carries the console's last lines."""
-
-
-def free_ports(count: int) -> list[int]:
-    """Return so many different TCP ports that are free on loopback now."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
-
-
-def qemu_command(
-    workdir: Path,
-    firmware: Path,
-    *,
-    cpu: str,
-    accelerator: str,
-    cores: int,
-    memory_mb: int,
-    ssh_port: int,
-    http_port: int,
-    metadata: str,
-    console: Path,
-) -> list[str]:
-    """Return the command line of one machine whose files (disk.qcow2, seed/) are in workdir.
-
-    The disk hangs on virtio-scsi, as a paravirtualized boot volume does in Oracle Cloud. `-bios` keeps no UEFI
-    variables: the machine has to start from the fallback path EFI/BOOT/BOOTAA64.EFI, like a new instance made from an
-    imported image. The seed is a folder that QEMU shows as a FAT disk, so no tool has to pack it; Oracle's metadata
-    are a script that QEMU runs for each connection to their address, and the asset tag tells cloud-init to ask there.
-    """
-    gic = ",gic-version=host" if accelerator == "kvm" else ""
-    network = f"user,id=net,hostfwd=tcp:127.0.0.1:{ssh_port}-:22,hostfwd=tcp:127.0.0.1:{http_port}-:80"
-    if metadata == "oracle":
-        imds = shlex.join([sys.executable, str(Path(__file__).with_name("imds.py")), str(workdir / "seed")])
-        network += f",{ORACLE_NET},guestfwd=tcp:169.254.169.254:80-cmd:{imds}"
-        source = ["-smbios", "type=3,asset=OracleCloud.com"]
-    else:
-        seed = f"if=none,id=seed,readonly=on,format=raw,file.driver=vvfat,file.label=CIDATA,file.dir={workdir / 'seed'}"
-        source = ["-drive", seed, "-device", "virtio-blk-pci,drive=seed"]
-    return [
-        *(QEMU, "-machine", f"virt{gic}", "-accel", ACCELERATORS[accelerator], "-cpu", CPUS[cpu]),
-        *("-smp", str(cores), "-m", str(memory_mb), "-bios", str(firmware)),
-        *("-device", "virtio-scsi-pci"),
-        *("-drive", f"if=none,id=disk,format=qcow2,cache=unsafe,discard=unmap,file={workdir / 'disk.qcow2'}"),
-        *("-device", "scsi-hd,drive=disk,bootindex=0"),
-        *source,
-        *("-netdev", network, "-device", f"virtio-net-pci,netdev=net,mac={MAC},romfile="),
-        *("-device", "virtio-rng-pci"),
-        *("-display", "none", "-monitor", "none", "-parallel", "none", "-serial", f"file:{console}"),
-    ]
 
 
 def run_tool(*command: str | Path) -> str:
@@ -111,7 +48,7 @@ def run_tool(*command: str | Path) -> str:
     return done.stdout
 
 
-class VM:
+class VM(Access):
     """One machine: power on with `with`, then wait for it, talk to it over ssh, pull the plug by leaving the block."""
 
     def __init__(
@@ -134,12 +71,10 @@ class VM:
         """
         self.image, self.cpu, self.accelerator, self.cores, self.memory_mb = image, cpu, accelerator, cores, memory_mb
         self.disk_gb, self.metadata, self.name, self.say = disk_gb, metadata, name or f"llamakiln-{cpu}", say
-        self.user: str | None = None
         self.process: subprocess.Popen | None = None
         self.powered_on_at = 0.0
-        self.ssh_port, self.http_port = free_ports(2)
         # ssh's control socket lives in here too, and a socket's path holds 107 bytes: so never under a deep folder
-        self.workdir = Path(tempfile.mkdtemp(prefix="llamakiln-vm-"))
+        super().__init__(Path(tempfile.mkdtemp(prefix="llamakiln-vm-")), *free_ports(2))
         self.console = console or self.workdir / "console.log"
 
     # -- power ---------------------------------------------------------------------------------------------------------
@@ -160,7 +95,8 @@ class VM:
         firmware = find_firmware()
         self._copy_disk()
         run_tool("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "llamakiln-vm", "-f", self.workdir / "key")
-        self._write_seed()
+        key = (self.workdir / "key.pub").read_text().strip()
+        write_seed(self.workdir / "seed", self.metadata, self.name, self.cpu, key)
         command = qemu_command(
             self.workdir,
             firmware,
@@ -213,101 +149,6 @@ class VM:
             raise VMError(f"disk_gb={self.disk_gb}: {image.name} is larger, {size / (1 << 30):.1f} GiB")
         copy = [self.workdir / "disk.qcow2", *([f"{self.disk_gb}G"] if self.disk_gb else [])]
         run_tool("qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", image, *copy)
-
-    def _write_seed(self) -> None:
-        seed = self.workdir / "seed"
-        seed.mkdir()
-        instance, key = uuid.uuid4().hex, (self.workdir / "key.pub").read_text().strip()
-        if self.metadata == "oracle":
-            user_data = base64.b64encode(USER_DATA.encode()).decode()
-            told = {
-                "instance.json": {
-                    "id": f"ocid1.instance.oc1.eu-frankfurt-1.{instance}",
-                    "displayName": self.name,
-                    "hostname": self.name,
-                    "shape": f"VM.Standard.{self.cpu.upper()}.Flex",
-                    "region": "eu-frankfurt-1",
-                    "canonicalRegionName": "eu-frankfurt-1",
-                    "ociAdName": "eu-frankfurt-1-ad-1",
-                    "availabilityDomain": "Uocm:EU-FRANKFURT-1-AD-1",
-                    "faultDomain": "FAULT-DOMAIN-1",
-                    "metadata": {"ssh_authorized_keys": key, "user_data": user_data},
-                },
-                "vnics.json": [
-                    {
-                        "vnicId": f"ocid1.vnic.oc1.eu-frankfurt-1.{instance}",
-                        "macAddr": MAC,
-                        "privateIp": "169.254.0.15",
-                        "virtualRouterIp": "169.254.0.2",
-                        "subnetCidrBlock": "169.254.0.0/16",
-                        "vlanTag": 0,
-                    }
-                ],
-            }
-        else:
-            meta_data = {"instance-id": f"iid-{instance}", "local-hostname": self.name, "public-keys": [key]}
-            told = {"meta-data": meta_data}  # cloud-init reads YAML here, and JSON is YAML
-            (seed / "user-data").write_text(USER_DATA)
-        for name, content in told.items():
-            (seed / name).write_text(json.dumps(content))
-
-    # -- talking to it -------------------------------------------------------------------------------------------------
-
-    @property
-    def url(self) -> str:
-        """Where the machine's port 80 is, seen from this host."""
-        return f"http://127.0.0.1:{self.http_port}"
-
-    @property
-    def ssh_config(self) -> Path:
-        """An ssh_config with one host, `node`, and one connection shared by all commands: logins are slow under TCG."""
-        path = self.workdir / "ssh_config"
-        if not path.exists():
-            options = {
-                "HostName": "127.0.0.1",
-                "Port": self.ssh_port,
-                "IdentityFile": self.workdir / "key",
-                "IdentitiesOnly": "yes",
-                "UserKnownHostsFile": self.workdir / "known_hosts",
-                "StrictHostKeyChecking": "accept-new",  # the first key is learnt; a changed one is an error
-                "BatchMode": "yes",
-                "ControlMaster": "auto",
-                "ControlPath": self.workdir / "ssh.sock",
-                "ControlPersist": "10m",
-                "ConnectTimeout": 30,
-                "ServerAliveInterval": 15,
-                "LogLevel": "ERROR",
-            }
-            path.write_text("Host node\n" + "".join(f"  {key} {value}\n" for key, value in options.items()))
-        return path
-
-    def ssh_command(self, *remote: str) -> list[str]:
-        """Return the ssh command line that runs `remote` (or a shell) on the machine."""
-        user = ["-l", self.user] if self.user else []
-        return ["ssh", "-F", str(self.ssh_config), *user, "node", *remote]
-
-    def ssh(self, remote: str, timeout_s: float = 120) -> subprocess.CompletedProcess:
-        """Run one shell command on the machine; the caller looks at returncode, stdout and stderr."""
-        return subprocess.run(self.ssh_command(remote), capture_output=True, text=True, timeout=timeout_s)
-
-    def has_banner(self, timeout_s: float = 5) -> bool:
-        """Say whether an ssh server greets on the machine's port 22."""
-        try:
-            with socket.create_connection(("127.0.0.1", self.ssh_port), timeout_s) as connection:
-                return connection.recv(4) == b"SSH-"
-        except OSError:
-            return False
-
-    def http_status(self, path: str, timeout_s: float = 10) -> int | None:
-        """Return the status of GET path through the machine's port 80, or None while nobody answers there."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=timeout_s)
-        try:
-            connection.request("GET", path)
-            return connection.getresponse().status
-        except (OSError, http.client.HTTPException):
-            return None
-        finally:
-            connection.close()
 
     # -- waiting for it ------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""vm.py and probe_kvm.py with a QEMU that is a shell script: what is asked of it, and that it never outlives us."""
+"""vm.py and what it uses, with a QEMU that is a shell script: what is asked of it, and that it never outlives us."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from scripts.bake import probe_kvm, vm
+from scripts.bake import probe_kvm, qemu, vm
 from scripts.bake.probe_kvm import choose_accelerator, first_output
-from scripts.bake.vm import VM, VMError, free_ports, qemu_command
+from scripts.bake.qemu import free_ports, qemu_command
+from scripts.bake.vm import VM, VMError
 from scripts.files import REPOSITORY
 from scripts.problem import Problem
 
@@ -241,7 +242,7 @@ def test_missing_image_is_named(tmp_path, fake_qemu):
 def test_copy_leaves_the_image_unchanged(image, tmp_path, monkeypatch):
     """With the real qemu-img: the copy is an overlay of the size asked for."""
     monkeypatch.setattr(vm, "find_firmware", lambda: tmp_path)
-    monkeypatch.setattr(vm, "QEMU", "true")
+    monkeypatch.setattr(qemu, "QEMU", "true")
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", image, "1G"], check=True)
     before = image.read_bytes()
     with VM(image, disk_gb=3) as machine:
