@@ -26,7 +26,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
-from . import elf, patch
+from ..files import cache_root
+from . import cmake, elf, patch
+from .cmake import common_options, find_openblas
 
 REPO = Path(__file__).resolve().parents[2]
 LOG_TAIL_LINES = 30
@@ -41,26 +43,6 @@ X86_FEATURES = re.findall(
     """amx_bf16 amx_int8 amx_tile avx avx2 avx512_bf16 avx512_vbmi2 avx512_vnni avx512bw avx512cd avx512dq avx512f
     avx512vbmi avx512vl avx_vnni bmi1 bmi2 f16c fma sse4_1 sse4_2 ssse3""",
 )
-
-OPTIONS = {
-    "CMAKE_BUILD_TYPE": "Release",
-    "CMAKE_BUILD_WITH_INSTALL_RPATH": "ON",
-    "CMAKE_INSTALL_RPATH": "$ORIGIN",
-    "BUILD_SHARED_LIBS": "ON",
-    "GGML_BACKEND_DL": "OFF",  # the binding never calls ggml_backend_load_all
-    "GGML_CCACHE": "OFF",
-    "GGML_OPENMP": "OFF",  # ggml's own thread pool does the same, and the image needs no second runtime library
-    "GIT_EXE": "",  # else ggml asks git for a commit; the pinned one is handed in and read back when the service starts
-    "LLAMA_ALL_WARNINGS": "OFF",
-    "LLAMA_BUILD_APP": "OFF",
-    "LLAMA_BUILD_EXAMPLES": "OFF",
-    "LLAMA_BUILD_NUMBER": "0",
-    "LLAMA_BUILD_TESTS": "OFF",
-    "LLAMA_BUILD_UI": "OFF",  # llama-cli brings the server's code along; its page, TLS and subprocesses have no use
-    "LLAMA_OPENSSL": "OFF",
-    "LLAMA_SUBPROCESS": "OFF",
-    "LLAMA_USE_PREBUILT_UI": "OFF",
-}
 
 
 @dataclass(frozen=True)
@@ -122,9 +104,9 @@ def read_pins(text: str) -> dict[str, str]:
     return dict(re.findall(r"^([A-Z_0-9]+)=(\S*)$", text, re.M))
 
 
-def cache_root() -> Path:
-    """The same place as cache_root in scripts/lib.sh."""
-    return Path(os.environ.get("LLAMAKILN_CACHE") or Path.home() / ".cache/llamakiln")
+def read_code() -> list[str]:
+    """The text of what decides how a set is built: it names the set in the cache."""
+    return [Path(file).read_text() for file in (__file__, cmake.__file__)]
 
 
 def answer(*command: str | Path) -> str:
@@ -140,42 +122,6 @@ def require_tools(packages: Mapping[str, str]) -> None:
     missing = sorted({package for tool, package in packages.items() if not shutil.which(tool)})
     if missing:
         die(f"build tools are missing: {', '.join(missing)}", f"apt-get install {' '.join(missing)}")
-
-
-def find_openblas(root: Path, machine: str) -> dict[str, str]:
-    """CMake options for the OpenBLAS below `root`, or {}. The files are named outright, because the links that CMake
-    looks for are made when the package is configured, and in a sysroot packages are only unpacked."""
-    for library in sorted(root.glob(f"usr/lib/{machine}-linux-gnu/openblas-*/libopenblas.so")):
-        include = root / f"usr/include/{machine}-linux-gnu" / library.parent.name
-        if (include / "cblas.h").exists():
-            return {"BLAS_LIBRARIES": str(library), "BLAS_INCLUDE_DIRS": str(include), "GGML_BLAS_VENDOR": "OpenBLAS"}
-    return {}
-
-
-def cross_options(sysroot: Path) -> dict[str, str]:
-    options = {
-        "CMAKE_SYSTEM_NAME": "Linux",
-        "CMAKE_SYSTEM_PROCESSOR": "aarch64",
-        "CMAKE_SYSROOT": str(sysroot),
-        "CMAKE_FIND_ROOT_PATH_MODE_PROGRAM": "NEVER",
-        **{f"CMAKE_FIND_ROOT_PATH_MODE_{kind}": "ONLY" for kind in ("LIBRARY", "INCLUDE", "PACKAGE")},
-    }
-    for language, compiler in (("C", "clang"), ("CXX", "clang++"), ("ASM", "clang")):
-        options[f"CMAKE_{language}_COMPILER"] = compiler
-        options[f"CMAKE_{language}_COMPILER_TARGET"] = "aarch64-linux-gnu"
-    return options
-
-
-def common_options(source: Path, sysroot: Path | None, commit: str) -> dict[str, str]:
-    """CMake options that all sets of a target share. Files are linked stripped, and name no path of this machine."""
-    link = "-s -fuse-ld=lld" if sysroot else "-s"
-    return {
-        **OPTIONS,
-        "LLAMA_BUILD_COMMIT": commit,
-        **{f"CMAKE_{kind}_LINKER_FLAGS": link for kind in ("EXE", "SHARED")},
-        **{f"CMAKE_{language}_FLAGS": f"-ffile-prefix-map={source}=llama.cpp" for language in ("C", "CXX")},
-        **(cross_options(sysroot) if sysroot else {}),
-    }
 
 
 def run_logged(title: str, command: Sequence[str | Path], log: Path) -> None:
@@ -330,7 +276,7 @@ def main() -> None:
     compiler = answer("clang" if args.suite else "c++", "--version").splitlines()[0]
     pins = read_pins((REPO / "packer/versions.env").read_text())
     pin = pins["LLAMA_CPP_PYTHON_SHA256"]
-    recipe = [Path(__file__).read_text(), patch.key(), pin, compiler, ground, repr(variants)]
+    recipe = [*read_code(), patch.key(), pin, compiler, ground, repr(variants)]
     key = f"{args.suite or 'native'}-{hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]}"
     if args.print_key:
         print(key)

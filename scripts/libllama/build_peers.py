@@ -40,7 +40,7 @@ def main() -> None:
     variant = peer_variant()
     pins = sets.read_pins((sets.REPO / "packer/versions.env").read_text())
     compiler = sets.answer("c++", "--version").splitlines()[0]
-    recipe = [Path(sets.__file__).read_text(), pins["LLAMA_CPP_PYTHON_SHA256"], compiler, repr(variant)]
+    recipe = [*sets.read_code(), pins["LLAMA_CPP_PYTHON_SHA256"], compiler, repr(variant)]
     home = sets.cache_root() / "peers" / hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]
     home.mkdir(parents=True, exist_ok=True)
     work = home.with_name(f".{home.name}.work")
