@@ -12,7 +12,7 @@ export PYTHON
 export PATH := $(PATH):/usr/sbin:/sbin
 
 # The tools environment's python; made on first use.
-venv = $$(bash scripts/setup_venv.sh)
+venv = $$(bash scripts/setup/venv.sh)
 
 # Only these words agree to something, and whatever is not a no keeps it from being done.
 yes = $(if $(filter 1 yes true,$(YES)),--yes)
@@ -27,76 +27,76 @@ help: ## print this
 	@awk -F ' ## ' '/^[a-z-]+:.* ## / { sub(/:.*/, "", $$1); printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 image: ## bake and test the Arm image here, with no cloud account (MODEL=demo BASE=auto)
-	@bash scripts/install_host_packages.sh image
-	@python=$(venv); "$$python" scripts/make_image.py --model '$(MODEL)' --base '$(BASE)'
+	@bash scripts/setup/host_packages.sh image
+	@python=$(venv); "$$python" -m scripts.bake.make_image --model '$(MODEL)' --base '$(BASE)'
 
 image-oci: ## bake in Oracle Cloud (MODEL=demo VARS=packer/oci/my.pkrvars.hcl)
-	@bash scripts/install_host_packages.sh oci
-	@python=$(venv); "$$python" scripts/bake_oci.py --model '$(MODEL)' $(if $(VARS),--var-file '$(VARS)')
+	@bash scripts/setup/host_packages.sh oci
+	@python=$(venv); "$$python" -m scripts.cloud.bake --model '$(MODEL)' $(if $(VARS),--var-file '$(VARS)')
 
 publish: ## make the local bake an image in Oracle Cloud (COMPARTMENT=ocid1... [FILE=x.oci] [BUCKET=name] [LINK=days])
 	@$(call needs_compartment,publish)
-	@python=$(venv); "$$python" scripts/publish_image.py --compartment '$(COMPARTMENT)' $(if $(FILE),--file '$(FILE)') \
+	@python=$(venv); "$$python" -m scripts.cloud.publish --compartment '$(COMPARTMENT)' $(if $(FILE),--file '$(FILE)') \
 	  $(if $(BUCKET),--bucket '$(BUCKET)') $(if $(LINK),--link '$(LINK)') $(dry_run)
 
 deploy: ## plan, ask, apply in Oracle Cloud, wait for an answer (COMPARTMENT=ocid1... [IMAGE=ocid] [VARS=file.json] [YES=1])
 	@$(call needs_compartment,deploy)
-	@python=$(venv); "$$python" scripts/deploy_stack.py --compartment '$(COMPARTMENT)' $(if $(NAME),--name '$(NAME)') \
+	@python=$(venv); "$$python" -m scripts.cloud.deploy --compartment '$(COMPARTMENT)' $(if $(NAME),--name '$(NAME)') \
 	  $(if $(IMAGE),--image '$(IMAGE)') $(if $(VARS),--vars '$(VARS)') $(yes) $(dry_run)
 
 destroy: ## take a deployment away again, after asking (COMPARTMENT=ocid1... [NAME=llamakiln] [YES=1])
 	@$(call needs_compartment,destroy)
-	@python=$(venv); "$$python" scripts/destroy_stack.py --compartment '$(COMPARTMENT)' $(if $(NAME),--name '$(NAME)') \
+	@python=$(venv); "$$python" -m scripts.cloud.destroy --compartment '$(COMPARTMENT)' $(if $(NAME),--name '$(NAME)') \
 	  $(yes)
 
 prune-images: ## delete old images that nothing uses, after asking (COMPARTMENT=ocid1... [KEEP=3] [BUCKET=name] [YES=1])
 	@$(call needs_compartment,prune-images)
-	@python=$(venv); "$$python" scripts/prune_images.py --compartment '$(COMPARTMENT)' $(if $(KEEP),--keep '$(KEEP)') \
+	@python=$(venv); "$$python" -m scripts.cloud.prune --compartment '$(COMPARTMENT)' $(if $(KEEP),--keep '$(KEEP)') \
 	  $(if $(BUCKET),--bucket '$(BUCKET)') $(yes)
 
 stack: ## check the Resource Manager stack and pack it: build/llamakiln-stack.zip
-	@python=$(venv); "$$python" scripts/pack_stack.py
+	@python=$(venv); "$$python" -m scripts.stack.pack
 
 rollout: ## replace a pool's nodes while it serves (POOL=ocid1... [IMAGE=ocid1...] [YES=1] [DRY_RUN=1])
 	@[ -n '$(POOL)' ] || { echo 'usage: make rollout POOL=ocid1.instancepool... [IMAGE=ocid1.image...]' >&2; exit 2; }
-	@python=$(venv); "$$python" scripts/rollout_image.py '$(POOL)' $(if $(IMAGE),'$(IMAGE)') $(yes) $(dry_run)
+	@python=$(venv); "$$python" -m scripts.cloud.rollout '$(POOL)' $(if $(IMAGE),'$(IMAGE)') $(yes) $(dry_run)
 
 status: ## show pools and their nodes (POOL=ocid1... or COMPARTMENT=ocid1... [URL=https://...] [JSON=1])
 	@[ -n '$(POOL)$(COMPARTMENT)' ] || { echo 'usage: make status POOL=ocid1... or COMPARTMENT=ocid1...' >&2; exit 2; }
-	@python=$(venv); "$$python" scripts/show_status.py $(if $(POOL),'$(POOL)',--compartment '$(COMPARTMENT)') \
+	@python=$(venv); "$$python" -m scripts.cloud.status $(if $(POOL),'$(POOL)',--compartment '$(COMPARTMENT)') \
 	  $(if $(URL),--url '$(URL)') $(if $(JSON),--json)
 
 test: ## run every test that needs no bake
-	@bash scripts/install_host_packages.sh test
-	@bash scripts/run_tests.sh $(ARGS)
+	@bash scripts/setup/host_packages.sh test
+	@bash scripts/run/tests.sh $(ARGS)
 
 test-image: ## test a running node (HOST=address [KEY=~/.ssh/id_ed25519] [SSH_USER=ubuntu])
 	@[ -n '$(HOST)' ] || { echo 'usage: make test-image HOST=address [KEY=private-key]' >&2; exit 2; }
-	@python=$(venv); "$$python" scripts/test_image.py --host '$(HOST)' $(if $(KEY),--key '$(KEY)')
+	@python=$(venv); "$$python" -m scripts.bake.test_image --host '$(HOST)' $(if $(KEY),--key '$(KEY)')
 
 run: ## serve the page on this machine, loopback only (MODEL=demo PORT=8080)
-	@bash scripts/install_host_packages.sh run
-	@bash scripts/run_service.sh '$(MODEL)' '$(PORT)'
+	@bash scripts/setup/host_packages.sh run
+	@bash scripts/run/service.sh '$(MODEL)' '$(PORT)'
 
 # MODEL has a default above that is not the benchmark's.
 bench: ## compare with other servers on this machine (MODEL=random PEERS="..." WORKLOADS="..." QUICK=1)
-	@bash scripts/install_host_packages.sh bench
+	@bash scripts/setup/host_packages.sh bench
 	@PEERS='$(PEERS)' WORKLOADS='$(WORKLOADS)' QUICK='$(QUICK)' \
-	  bash scripts/run_bench.sh '$(if $(filter file,$(origin MODEL)),random,$(MODEL))'
+	  bash scripts/run/bench.sh '$(if $(filter file,$(origin MODEL)),random,$(MODEL))'
 
 tune: ## find the fastest settings for a model on this machine (MODEL=demo, or several to compare; STORE=1 keeps them)
-	@bash scripts/install_host_packages.sh run
-	@STORE='$(STORE)' bash scripts/run_tune.sh $(MODEL)
+	@bash scripts/setup/host_packages.sh run
+	@STORE='$(STORE)' bash scripts/run/tune.sh $(MODEL)
 
 lock: ## lock the Python packages again after a change in pyproject.toml
-	@python=$(venv); PATH="$$(dirname "$$python"):$$PATH" bash scripts/lock_python.sh
+	@python=$(venv); PATH="$$(dirname "$$python"):$$PATH" bash scripts/setup/lock_python.sh
 
 lock-model: ## add a model to packer/models.toml (REPO=owner/name FILE=file.gguf [NAME=...])
 	@[ -n '$(REPO)' ] && [ -n '$(FILE)' ] || { echo 'usage: make lock-model REPO=owner/name FILE=file.gguf [NAME=...]' >&2; exit 2; }
-	@python=$(venv); "$$python" scripts/lock_model.py '$(REPO)' '$(FILE)' $(if $(NAME),--name '$(NAME)')
+	@python=$(venv); "$$python" -m scripts.models.lock '$(REPO)' '$(FILE)' $(if $(NAME),--name '$(NAME)')
 
 train-demo: ## train the demo model again (minutes; packer/models/README.md)
-	@bash scripts/train_demo.sh
+	@bash scripts/models/demo/train.sh
 
 clean: ## remove build/ (the cache stays: ~/.cache/llamakiln)
 	rm -rf build

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from problem import Problem
+from .problem import Problem
 
 
 def agree(question: str, is_given: bool) -> bool:

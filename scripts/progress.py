@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from files import human_size
+from .files import human_size
 
 TERMINAL_EVERY_S = 0.2
 LOG_EVERY_S = 5.0

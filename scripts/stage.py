@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from problem import Problem
+from .problem import Problem
 
 TAIL_LINES = 25
 HEARTBEAT_S = 30.0

@@ -4,7 +4,7 @@ build {
   sources = ["source.qemu.node"]
 
   provisioner "shell" {
-    script = "scripts/wait_for_cloud_init.sh"
+    script = "scripts/node/wait_for_cloud_init.sh"
   }
 
   provisioner "file" {
@@ -15,15 +15,15 @@ build {
   provisioner "shell" {
     execute_command = "sudo env {{ .Vars }} bash {{ .Path }}"
     scripts = [
-      "scripts/unpack_stage.sh",
-      "scripts/install_packages.sh",
-      "scripts/install_service.sh",
-      "scripts/install_model.sh",
-      "scripts/install_files.sh",
-      "scripts/configure_firewall.sh",
-      "scripts/trim_boot.sh",
-      "scripts/check_service.sh",
-      "scripts/write_inventory.sh",
+      "scripts/node/unpack_stage.sh",
+      "scripts/node/install_packages.sh",
+      "scripts/node/install_service.sh",
+      "scripts/node/install_model.sh",
+      "scripts/node/install_files.sh",
+      "scripts/node/configure_firewall.sh",
+      "scripts/node/trim_boot.sh",
+      "scripts/node/check_service.sh",
+      "scripts/node/write_inventory.sh",
     ]
   }
 
@@ -37,8 +37,8 @@ build {
   provisioner "shell" {
     execute_command = "sudo env {{ .Vars }} bash {{ .Path }}"
     scripts = [
-      "scripts/clean_image.sh",
-      "scripts/check_hygiene.sh",
+      "scripts/node/clean_image.sh",
+      "scripts/node/check_hygiene.sh",
     ]
   }
 }

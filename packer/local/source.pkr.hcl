@@ -1,5 +1,5 @@
 # The QEMU builder: bakes on this machine, with no cloud account. Works with Packer 1.6.6 (Debian 12) and current Packer,
-# so no required_plugins here and UEFI goes through qemuargs. scripts/make_image.py fills in the variables.
+# so no required_plugins here and UEFI goes through qemuargs. scripts/bake/make_image.py fills in the variables.
 
 source "qemu" "node" {
   disk_image       = true

@@ -14,7 +14,7 @@ variable "base_sha256" {
 
 variable "stage_tar" {
   type        = string
-  description = "Tar of everything that goes onto the image; made by scripts/make_image.py."
+  description = "Tar of everything that goes onto the image; made by scripts/bake/make_image.py."
 }
 
 variable "output_directory" {

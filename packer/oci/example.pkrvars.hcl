@@ -41,5 +41,5 @@ subnet_ocid = "ocid1.subnet.oc1.eu-frankfurt-1.replace-me"
 # Boot volume in GB, 50 to 400. Nodes made from the image cannot have a smaller one.
 # boot_volume_gb = 50
 
-# Filled in by scripts/bake_oci.py, not here: oci_config_file, oci_profile, model, version, image_name, bake,
+# Filled in by scripts/cloud/bake.py, not here: oci_config_file, oci_profile, model, version, image_name, bake,
 # stage_tar, inventory_directory, manifest.

@@ -1,5 +1,5 @@
 # What this directory needs and packer/local must not ask for: Packer 1.6.6 knows no required_plugins.
-# scripts/bake_oci.py runs `packer init` on it.
+# scripts/cloud/bake.py runs `packer init` on it.
 
 packer {
   required_version = ">= 1.10.0"

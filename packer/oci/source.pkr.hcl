@@ -1,5 +1,5 @@
 # The oracle-oci builder: launches an Arm instance from Oracle's newest Ubuntu 22.04 image, bakes on it, keeps an image of
-# it. scripts/bake_oci.py checks the account first, fills in the last group of variables, and afterwards makes the image
+# it. scripts/cloud/bake.py checks the account first, fills in the last group of variables, and afterwards makes the image
 # usable on the A1 and A2 shapes, which this builder cannot.
 
 locals {

@@ -93,7 +93,7 @@ variable "boot_volume_gb" {
   }
 }
 
-# Filled in by scripts/bake_oci.py.
+# Filled in by scripts/cloud/bake.py.
 
 variable "oci_config_file" {
   type        = string

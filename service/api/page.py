@@ -1,8 +1,8 @@
 """The page's files: which path shows which file, and the headers they go out with. NGINX does the same from disk.
 
-Everything but the HTML lies below /static/STAMP/, where STAMP is a hash of those files (scripts/stamp_page.py writes it
-into the HTML and into nginx.conf), so a browser may keep them for ever, and a new page never meets an old script. Knows
-no HTTP library.
+Everything but the HTML lies below /static/STAMP/, where STAMP is a hash of those files (scripts/setup/stamp_page.py
+writes it into the HTML and into nginx.conf), so a browser may keep them for ever, and a new page never meets an old
+script. Knows no HTTP library.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ mimetypes.add_type("text/javascript", ".js")  # some systems' tables say otherwi
 def read_stamp() -> str:
     """The stamp that the HTML asks for."""
     stamps = {stamp for name in HTML.values() for stamp in STAMP.findall((STATIC / name).read_text())}
-    assert len(stamps) == 1, f"run scripts/stamp_page.py: {stamps}"
+    assert len(stamps) == 1, f"run `python -m scripts.setup.stamp_page`: {stamps}"
     return stamps.pop()
 
 

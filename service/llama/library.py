@@ -1,7 +1,7 @@
 """Choose the llama.cpp library set for this CPU, and make sure that it is the one the Python binding was written for.
 
 A set is a directory with libllama and a set.json saying which machine and CPU features it was compiled for (see
-scripts/build_libllama.py). Compiled for more than the CPU has, it dies with SIGILL; for less, it is slow. The binding
+scripts/libllama/build.py). Compiled for more than the CPU has, it dies with SIGILL; for less, it is slow. The binding
 finds symbols by name but trusts its own struct layouts, so a library of another llama.cpp corrupts memory silently:
 both are compared before the binding is imported. Knows nothing of models.
 

@@ -4,7 +4,7 @@ import { byId, make, openDialog } from "./dom.js";
 import { loadSettings, saveSettings } from "./store.js";
 import { say } from "./strings.js";
 
-// name, lowest, highest, step: the service's own limits (service/schema.py); a test holds them together
+// name, lowest, highest, step: the service's own limits (service/api/body.py); a test holds them together
 export const FIELDS = [
   ["temperature", 0, 2, 0.05],
   ["top_p", 0, 1, 0.01],

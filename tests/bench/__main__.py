@@ -3,7 +3,7 @@
 Every server is started once to warm the page cache (and to let it measure the machine, if it does), then a few times
 against the clock. Then each workload is asked of all servers, one right after the other, each started anew for it.
 Writes results.json, table.txt and comparison.svg. What the servers are made of comes ready through the command line
-(scripts/run_bench.sh).
+(scripts/run/bench.sh).
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, required=True, help="GGUF file that all servers load")
     parser.add_argument("--lib-sets", type=Path, required=True, help="our library sets")
-    parser.add_argument("--peer-set", type=Path, help="set with llama-server (scripts/build_peers.py)")
+    parser.add_argument("--peer-set", type=Path, help="set with llama-server (scripts/libllama/build_peers.py)")
     parser.add_argument("--peer-python", type=Path, help="Python with tests/bench/requirements.txt")
     parser.add_argument("--examples", type=Path, help="folder of llama-cpp-python's examples/server")
     parser.add_argument("--peers", nargs="*", default=DEFAULT_PEERS, metavar="PEER", help=", ".join([*KINDS][1:]))

@@ -47,17 +47,17 @@ class Deployer:
         return f"--vars={file}"
 
     def deploy(self, *arguments: str, sleep: Callable[[float], None] | None = None) -> int:
-        import deploy_stack
+        from scripts.cloud.deploy import main
 
         def ask(url: str, key: str, is_self_signed: bool, *_others: object) -> None:
             self.asked.append((url, key, is_self_signed))
 
-        return deploy_stack.main([*self.arguments, *arguments], sleep=sleep or self.wait, ask=ask)
+        return main([*self.arguments, *arguments], sleep=sleep or self.wait, ask=ask)
 
     def destroy(self, *arguments: str, sleep: Callable[[float], None] | None = None) -> int:
-        import destroy_stack
+        from scripts.cloud.destroy import main
 
-        return destroy_stack.main([*self.arguments, *arguments], sleep=sleep or self.wait)
+        return main([*self.arguments, *arguments], sleep=sleep or self.wait)
 
     @property
     def arguments(self) -> list[str]:

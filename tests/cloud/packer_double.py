@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A `packer` for tests: answers the commands that bake_oci.py uses and makes the image in the loopback account.
+"""A `packer` for tests: answers the commands that cloud/bake.py uses and makes the image in the loopback account.
 
 How it behaves is in PACKER_DOUBLE: "" (all well), "fails before image", "fails after image", "makes nothing",
 "old", "no plugin", "invalid". Knows Packer's command line; needs no template.

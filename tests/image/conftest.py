@@ -1,6 +1,6 @@
 """What the image tests share: the node under test, its facts (read once), and its port 80 seen from outside.
 
-Knows ssh and HTTP. Knows nothing of QEMU: scripts/test_image.py boots the copies and calls pytest for each, and
+Knows ssh and HTTP. Knows nothing of QEMU: scripts/bake/test_image.py boots the copies and calls pytest for each, and
 `make test-image HOST=...` names a node that somebody else started. Without a node nothing here is collected.
 """
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-KERNELS = Path(__file__).resolve().parents[1] / "kernels.py"
+KERNELS = Path(__file__).resolve().parents[1] / "libllama" / "kernels.py"
 SECURITY_AT_MOST = 2.5  # systemd-analyze's scale: 0 shut in, 10 free; a bare unit has 9.2
 CPU_FLAGS = {"a2": {"i8mm", "bf16", "asimddp"}, "a1": {"asimddp"}}
 
@@ -159,7 +159,7 @@ def test_llama_bench_measures_the_model(host):
 
 
 def test_kernels_we_changed_compute_what_they_should(host, facts):
-    """scripts/llama_patch.py, in the library set that serves, on this CPU."""
+    """scripts/libllama/patch.py, in the library set that serves, on this CPU."""
     program = "/opt/llamakiln/venv/bin/python -c %s %s"
     done = host.run(program, KERNELS.read_text(), f"/opt/llamakiln/lib/{loaded_set(facts)}")
     assert re.search(r"^\d{2,} ok, \d+ none, 0 WRONG$", done.stdout, re.M), done.stdout[-2000:] + done.stderr[-2000:]

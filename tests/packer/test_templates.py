@@ -1,6 +1,6 @@
 """Both Packer directories: well formed, accepted by Packer, clear about wrong values, and the same bake.
 
-PACKER names the Packer to use, else scripts/setup_packer.sh gives one. Where that one has no QEMU builder, the
+PACKER names the Packer to use, else scripts/setup/packer.sh gives one. Where that one has no QEMU builder, the
 installed one (Debian's 1.6.6, for instance) is asked about packer/local.
 """
 
@@ -10,18 +10,15 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(REPOSITORY / "scripts")]
-
-from oci_packer import numbers  # noqa: E402
-from oci_variables import FILLED_IN, read_declarations, read_hcl  # noqa: E402
+from scripts.cloud.packer import numbers
+from scripts.cloud.variables import FILLED_IN, read_declarations, read_hcl
+from scripts.files import REPOSITORY
 
 EXAMPLE = REPOSITORY / "packer/oci/example.pkrvars.hcl"
 
@@ -42,7 +39,7 @@ def version_of(packer: str) -> tuple[int, ...]:
 @pytest.fixture(scope="session")
 def packer() -> str:
     """The Packer of the OCI bake: pinned and built here, or installed."""
-    setup = subprocess.run([REPOSITORY / "scripts/setup_packer.sh"], capture_output=True, text=True, check=False)
+    setup = subprocess.run([REPOSITORY / "scripts/setup/packer.sh"], capture_output=True, text=True, check=False)
     assert setup.returncode == 0, setup.stderr
     return setup.stdout.splitlines()[-1]
 
@@ -91,7 +88,7 @@ def files(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def oci_values(files: Path) -> dict[str, object]:
-    """What bake_oci.py fills in."""
+    """What cloud/bake.py fills in."""
     return {
         "oci_config_file": files / "config",
         "oci_profile": "DEFAULT",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import importlib.util
 import json
 import re
 from pathlib import Path
 
 import pytest
 
+from scripts.setup import stamp_page
 from service.api import page
 from tests.runtime.door import ROOT
 
@@ -18,19 +18,11 @@ VENDORS = [ROOT / "service/static/vendor", ROOT / "tests/page/vendor"]
 MAX_COMPRESSED = 100_000
 
 
-def load_script(name: str):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_stamp_is_of_these_files():
-    assert load_script("stamp_page").find_stale() == [], "run: python3 scripts/stamp_page.py"
+    assert stamp_page.find_stale() == [], "run: python3 -m scripts.setup.stamp_page"
 
 
 def test_another_content_is_another_stamp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    stamp_page = load_script("stamp_page")
     for name in ("a.js", "index.html"):
         (tmp_path / name).write_text(f'"/static/{"0" * 12}/x"')
     monkeypatch.setattr(stamp_page, "STATIC", tmp_path)

@@ -6,7 +6,8 @@ import subprocess
 import threading
 
 import pytest
-from files import REPOSITORY
+
+from scripts.files import REPOSITORY
 
 CONTENT = bytes(range(256)) * 4096
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

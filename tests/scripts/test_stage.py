@@ -1,8 +1,9 @@
 """What a person sees while a long step runs, and when it fails."""
 
 import pytest
-from problem import Problem
-from stage import Stages, clock_text, last_line
+
+from scripts.problem import Problem
+from scripts.stage import Stages, clock_text, last_line
 
 
 @pytest.fixture

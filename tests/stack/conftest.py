@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,17 +10,14 @@ from pathlib import Path
 import pytest
 
 from tests.stack import combinations
-from tests.stack.deployment import REPOSITORY, Deployment, Plan, deploying, existing_network
-
-if str(REPOSITORY / "scripts") not in sys.path:
-    sys.path.insert(0, str(REPOSITORY / "scripts"))
+from tests.stack.deployment import Deployment, Plan, deploying, existing_network
 
 
 @pytest.fixture(scope="session")
 def terraform() -> Path:
     home = os.environ.get("TERRAFORM_HOME")
     if not home:
-        pytest.skip("TERRAFORM_HOME is not set; `make test` sets it to what scripts/setup_terraform.sh built")
+        pytest.skip("TERRAFORM_HOME is not set; `make test` sets it to what scripts/setup/terraform.sh built")
     return Path(home)
 
 

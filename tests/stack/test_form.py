@@ -19,7 +19,7 @@ def form() -> dict:
 
 
 def test_form_and_code_agree() -> None:
-    from stack_form import faults
+    from scripts.stack.form import faults
 
     assert faults(STACK) == []
 
@@ -33,7 +33,7 @@ def test_newcomer_is_asked_two_things() -> None:
 
 
 def test_numbers_have_the_ranges_of_the_code() -> None:
-    from stack_form import read_blocks
+    from scripts.stack.form import read_blocks
 
     for name, code in read_blocks(STACK, "variable").items():
         field = form()["variables"][name]
@@ -49,7 +49,7 @@ def test_numbers_have_the_ranges_of_the_code() -> None:
 
 
 def test_choices_are_those_of_the_code() -> None:
-    from stack_form import read_blocks
+    from scripts.stack.form import read_blocks
 
     for name, code in read_blocks(STACK, "variable").items():
         field = form()["variables"][name]
@@ -163,7 +163,7 @@ BROKEN = {
 
 @pytest.mark.parametrize(("old", "new", "words"), BROKEN.values(), ids=BROKEN)
 def test_fault_is_found(tmp_path: Path, old: str, new: str, words: str) -> None:
-    from stack_form import faults
+    from scripts.stack.form import faults
 
     shutil.copytree(STACK, tmp_path / "stack")
     text = (STACK / "schema.yaml").read_text()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import rollout_image
 
+from scripts.cloud import rollout
 from tests.cloud.person import settle_in
 from tests.cloud.pool import NEW, Clock, Traffic, add_image
 from tests.stack.deployment import Deployment
@@ -22,7 +22,7 @@ def test_rollout_of_an_applied_stack_fails_no_request_and_the_next_apply_replace
     add_image(tenancy, NEW)
     pool = tenancy.find("instancePools", deployment.outputs()["instance_pool_ocid"])
     traffic = Traffic(tenancy, clock, pool)
-    rollout_image.main([pool["id"], NEW, "--yes"], clock=clock, sleep=clock.sleep)
+    rollout.main([pool["id"], NEW, "--yes"], clock=clock, sleep=clock.sleep)
     nodes = {node["id"] for node in tenancy.live("instances")}
     assert {node["imageId"] for node in tenancy.live("instances")} == {NEW}
     assert len(nodes) == 2
@@ -30,7 +30,7 @@ def test_rollout_of_an_applied_stack_fails_no_request_and_the_next_apply_replace
     deployment.apply(image_ocid=NEW, **options)
     assert {node["id"] for node in tenancy.live("instances")} == nodes
     assert deployment.plan(image_ocid=NEW, **options).actions == {}
-    rollout_image.main([pool["id"], NEW, "--yes"], clock=clock, sleep=clock.sleep)
+    rollout.main([pool["id"], NEW, "--yes"], clock=clock, sleep=clock.sleep)
     assert {node["id"] for node in tenancy.live("instances")} == nodes
     assert traffic.faults == []
     traffic.stop()

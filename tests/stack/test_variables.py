@@ -73,7 +73,7 @@ def test_wrong_values_are_refused_all_at_once(deployment: Deployment, number: in
 
 
 def test_every_variable_that_can_be_wrong_is_tried() -> None:
-    from stack_form import read_blocks
+    from scripts.stack.form import read_blocks
 
     found = read_blocks(STACK, "variable")
     checked = {name for name, body in found.items() if body["type"] != "bool"}

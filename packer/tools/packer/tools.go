@@ -1,6 +1,6 @@
 //go:build tools
 
-// Package tools names the program that scripts/setup_packer.sh builds here, so that go.mod and go.sum pin it and all it
+// Package tools names the program that scripts/setup/packer.sh builds here, so that go.mod and go.sum pin it and all it
 // needs. Packer and its plugin are two modules because they need different releases of the plugin SDK.
 package tools
 

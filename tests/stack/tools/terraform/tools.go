@@ -1,6 +1,6 @@
 //go:build tools
 
-// Package tools names the program that scripts/setup_terraform.sh builds here, so that go.mod and go.sum pin it and all
+// Package tools names the program that scripts/setup/terraform.sh builds here, so that go.mod and go.sum pin it and all
 // it needs: Terraform as Resource Manager runs it.
 package tools
 

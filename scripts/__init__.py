@@ -1,0 +1,1 @@
+"""The scripts: one job per file, in rooms by where a thing runs and what for (README.md)."""

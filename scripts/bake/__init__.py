@@ -1,0 +1,1 @@
+"""The host side of an image: base disk, stage, Packer, boot, tests, packed files."""

@@ -1,0 +1,1 @@
+"""Oracle's API: bake there, publish, deploy, replace, look, take away."""

@@ -1,0 +1,1 @@
+"""Models: the catalogue, the hub they come from, and the demo model."""

@@ -1,0 +1,1 @@
+"""This machine: packages, environments, tools, and files that are made from others."""

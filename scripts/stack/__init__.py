@@ -1,0 +1,1 @@
+"""The Resource Manager stack: its form and its zip."""
