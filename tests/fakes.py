@@ -38,7 +38,8 @@ class Cell:
 
 class FakeModel:
     """answer: prompt text -> the answer's text. gate: called before each decode that will sample, so a test can hold
-    it. Cells are counted one by one, shared ones once, so a count that `prefix` gets wrong is found out."""
+    it. shares: False for one that cannot drop a part of a sequence, as recurrent models. Cells are counted one by one,
+    shared ones once, so a count that `prefix` gets wrong is found out."""
 
     description = "fake"
     bos_text = "<s>"
@@ -69,6 +70,7 @@ class FakeModel:
         self.chat_template = chat_template
         self.sampling_defaults: dict[str, float | int] = {}
         self.fault: Exception | None = None  # raised by the next decode
+        self.leaves_part = False  # whether a decode that fails has computed its first row
         self.poison: int | None = None  # a token that no decode can compute
         self.is_closed = False
         self.n_open_samplers = 0
@@ -112,6 +114,8 @@ class FakeModel:
             self.gate()
         if self.fault:
             fault, self.fault = self.fault, None
+            if self.leaves_part and self.n_used_cells < self.n_cells:
+                self.computed.setdefault(chunks[0].sequence, []).append(Cell(chunks[0].tokens[0]))
             raise fault
         if any(self.poison in chunk.tokens for chunk in chunks):
             raise ModelError("poison")
@@ -139,9 +143,10 @@ class FakeModel:
 
     def forget(self, sequence: int, start: int) -> bool:
         self._check_thread()
-        if start and not self.shares:
+        cells = self.computed.setdefault(sequence, [])
+        if 0 < start < len(cells) and not self.shares:
             return False
-        del self.computed.setdefault(sequence, [])[start:]
+        del cells[start:]
         return True
 
     def set_flash_attention(self, is_on: bool) -> None:

@@ -60,7 +60,8 @@ def measure(settings: dict[str, str]) -> dict[str, float]:
 
     changes = dict(settings)
     is_unified = changes.pop(UNIFIED, "on") == "on"
-    n_cells = max(STREAMS) * (PROMPT_TOKENS + CHUNK)  # no more than is measured: separate caches divide them
+    n_most = PROMPT_TOKENS + len(STREAMS) * (STEPS + 1)
+    n_cells = max(STREAMS) * -(-n_most // CHUNK) * CHUNK  # no more than is measured: separate caches divide them
     changes.setdefault("LLM_CACHE_TOKENS", str(n_cells))
     load = __main__.prepare_llama(
         config.load({**os.environ, **changes}), n_sequences=max(STREAMS), is_unified=is_unified
@@ -73,15 +74,15 @@ def measure(settings: dict[str, str]) -> dict[str, float]:
             tokens = [(7 * (sequence + start + i)) % model.n_vocab for i in range(CHUNK)]
             model.decode([Chunk(sequence, start, tokens)])
     figures["prefill"] = max(STREAMS) * PROMPT_TOKENS / (time.monotonic() - started)
+    ends = [PROMPT_TOKENS] * max(STREAMS)  # each goes on where it is: not every model can go back
     for n in STREAMS:
         times = []
-        for step in range(STEPS + 1):
+        for _ in range(STEPS + 1):
             started = time.monotonic()
-            model.decode([Chunk(sequence, PROMPT_TOKENS + step, [5], 1) for sequence in range(n)])
+            model.decode([Chunk(sequence, ends[sequence], [5], 1) for sequence in range(n)])
             times.append(time.monotonic() - started)
+            ends[:n] = [end + 1 for end in ends[:n]]
         figures[f"decode {n}"] = n / statistics.median(times[1:])
-        for sequence in range(n):
-            model.forget(sequence, PROMPT_TOKENS)
     model.close()
     return figures
 

@@ -293,14 +293,17 @@ class Engine:
 
     def _warm_up(self, model: Model) -> None:
         """Every weight is touched and the whole way to a token is gone once."""
+        assert self._cache is not None
         tokens = model.tokenize("Hello", add_special=True, parse_special=False)[: model.max_batch]
-        model.decode([Chunk(0, 0, tokens, 1)])
+        sequence = self._cache.open_empty(tokens)
+        assert sequence is not None
+        model.decode([Chunk(sequence.id, 0, tokens, 1)])
         sampler = model.make_sampler(SamplingParams(max_tokens=1, temperature=0), 0, tokens)
         try:
             sampler.sample(len(tokens) - 1)
         finally:
             sampler.close()
-            model.forget(0, 0)
+            self._cache.drop(sequence)
 
     def _pin_system_prompt(self) -> None:
         assert self._model is not None and self._cache is not None and self._prompter is not None

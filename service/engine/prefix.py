@@ -30,7 +30,8 @@ class Memory(Protocol):
         """Let the empty sequence `target` begin with the first n tokens of `source`."""
 
     def forget(self, sequence: int, start: int) -> bool:
-        """Drop a sequence from position `start` on. False: this model cannot drop a part, nothing was done."""
+        """Drop a sequence from position `start` on. False: there is something to drop, and this model cannot drop a
+        part (only all, from 0 on); nothing was done."""
 
 
 @dataclass(eq=False)
@@ -159,10 +160,7 @@ class PrefixCache:
         if not self._free and not self._evict_oldest(keep=source):
             if source is None or source.is_busy or source.is_pinned:
                 return None
-            if not self._memory.forget(source.id, n):  # the last one left: give up what differs
-                self.drop(source)
-                return self._open(tokens, Match(None, 0))
-            self._continue(source, n)
+            self.rewind(source, n)  # the last one left: give up what differs
             return self._occupy(source, tokens)
         sequence = Sequence(self._free.pop())
         self._live[sequence.id] = sequence
@@ -184,13 +182,20 @@ class PrefixCache:
         if any(other.is_busy for other in self._live.values()):  # to a machine at rest it costs nothing
             self._shrink()
 
-    def trim(self, sequence: Sequence, n: int) -> None:
-        """Forget a busy sequence's computed tokens from position n on; the tokens stay, to be computed again."""
-        if n < sequence.n_computed:
-            if not self._memory.forget(sequence.id, n):
-                self._memory.forget(sequence.id, 0)
-                n = 0
-            self._continue(sequence, n)
+    def rewind(self, sequence: Sequence, n: int) -> int:
+        """Back to a sequence's first n computed tokens: the only way back there is. What the model holds beyond
+        n_computed, of a failed step or of wrong guesses, goes too. The tokens stay, to be computed again.
+
+        Returns how many of the first n must be computed again as well: none, or all of them if this model cannot drop a
+        part.
+        """
+        assert n <= sequence.n_computed
+        n_kept = n if self._memory.forget(sequence.id, n) else 0
+        if n_kept < n:
+            self._memory.forget(sequence.id, 0)
+        if n_kept < sequence.n_computed:
+            self._continue(sequence, n_kept)
+        return n - n_kept
 
     def drop(self, sequence: Sequence) -> None:
         """Forget all of it."""

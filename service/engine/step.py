@@ -14,7 +14,7 @@ from typing import Protocol
 from ..errors import ModelFatal, NoRoom
 from ..metrics import Metrics
 from ..protocol import Chunk, Model
-from ..request import FinishReason, State
+from ..request import FinishReason
 from . import lookup
 from .cost import StepCost
 from .prefix import PrefixCache
@@ -62,7 +62,7 @@ class Batch:
         self._model, self._cache, self._cost = model, cache, cost
         self._metrics, self._clock = metrics, clock
         self._runs, self._owner = runs, owner
-        self._speculates = speculates
+        self._speculates = speculates and model.shares  # without, a wrong guess would cost the whole sequence
         self._n_faults = 0
         self.n_cells_used = 0
 
@@ -179,20 +179,29 @@ class Batch:
         assert run.sequence is not None
         draft, run.draft = run.draft, []
         n_right = 0
+        reason = None
         for guess in [*draft, -1]:
             run.sequence.n_computed += 1
             token = run.sample(row + n_right)
-            self._deliver(run, token, row + n_right)
-            if token != guess or run.request.state is State.FINISHED:
+            reason = self._take(run, token, row + n_right)
+            if token != guess or reason:
                 break
             n_right += 1
         self._metrics.drafted.inc(len(draft))
         self._metrics.accepted.inc(n_right)
         run.guess.observe(len(draft), n_right)
-        self._model.forget(run.sequence.id, run.sequence.n_computed)
+        self._cache.rewind(run.sequence, run.sequence.n_computed)
+        if reason:
+            self._owner.complete(run, reason)
 
     def _deliver(self, run: Run, token: int, row: int) -> None:
         """Hand a run its new token, and end it if that was the last."""
+        reason = self._take(run, token, row)
+        if reason:
+            self._owner.complete(run, reason)
+
+    def _take(self, run: Run, token: int, row: int) -> FinishReason | None:
+        """Hand a run its new token. Returns why its answer is complete, None if it goes on."""
         request, now = run.request, self._clock()
         if request.first_token_at is None:
             request.first_token_at = now
@@ -203,15 +212,14 @@ class Batch:
         n_before = request.n_output_tokens
         reason = run.take(self._model, token, row)
         self._metrics.output_tokens.inc(request.n_output_tokens - n_before)
-        if reason:
-            self._owner.complete(run, reason)
+        return reason
 
     def _recover(self, plan: Plan, error: Exception) -> None:
         """A step failed. Find out whose fault it is by computing each part alone: one fault ends one request only."""
         for run, _ in plan:  # an aborted step may have left a part
             assert run.sequence is not None
             run.draft = []
-            self._model.forget(run.sequence.id, run.sequence.n_computed)
+            self._cache.rewind(run.sequence, run.sequence.n_computed)
         if isinstance(error, NoRoom) and len(self._runs) > 1:
             self._owner.put_back_youngest()
             return
@@ -227,8 +235,6 @@ class Batch:
             except ModelFatal:
                 raise
             except Exception as own:
-                assert run.sequence is not None
-                self._model.forget(run.sequence.id, run.sequence.n_computed)
                 self._fail(run, own)
 
     def _fail(self, run: Run, error: Exception) -> None:

@@ -95,7 +95,6 @@ class Survey:
             started = self._clock()
             self._model.decode([Chunk(sequence.id, start, [0] * rows, n_logits)])
             fastest = min(fastest, self._clock() - started)
-            self._model.forget(sequence.id, start)
-            if self._is_wanted():
+            if self._cache.rewind(sequence, start) or self._is_wanted():  # or this model has to begin again
                 break
         return fastest

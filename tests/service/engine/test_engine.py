@@ -477,6 +477,32 @@ def test_model_that_cannot_share_computes_everything_again():
         assert text == "You said: hi" and end.n_cached_tokens == 0
 
 
+@pytest.mark.parametrize("shares", [True, False])
+@pytest.mark.parametrize("fault", [NoRoom, ModelError])
+def test_failed_step_that_left_a_part_changes_no_answer(shares: bool, fault: type[Exception]):
+    """A model that cannot drop a part computes the sequence again; each part is then sound alone."""
+    model = FakeModel(shares=shares)
+    model.leaves_part = True
+    engine = load(model)
+    requests = [submit(engine, word) for word in ("a", "b", "c")]
+    run(engine, 6)
+    model.fault = fault("again")
+    run(engine)
+    assert [outcome(request)[0] for request in requests] == ["You said: a", "You said: b", "You said: c"]
+
+
+def test_model_that_cannot_go_back_is_not_given_guesses():
+    metrics = Metrics()
+    model = FakeModel(lambda prompt: "one two " * 20, shares=False)
+    engine = load(model, speculates=True, metrics=metrics)
+    for rows in (1, 2, 4, 8):
+        engine._cost.measured(rows, 1)  # a guess would cost nothing
+    request = submit(engine, "say it")
+    run(engine)
+    assert outcome(request)[0] == "one two " * 20
+    assert metrics.numbers()["llm_drafted_tokens_total"] == 0
+
+
 def test_full_cache_puts_the_youngest_back_and_nothing_is_lost():
     metrics = Metrics()
     model = FakeModel(lambda prompt: "y" * 60, n_context=100, n_cells=110)
@@ -638,7 +664,7 @@ ACTIONS = st.lists(
         st.tuples(st.just("submit"), st.tuples(st.text("ab", min_size=1, max_size=30), st.integers(1, 20))),
         st.tuples(st.just("step"), st.integers(1, 12)),
         st.tuples(st.just("cancel"), st.integers(0, 9)),
-        st.tuples(st.just("fault"), st.sampled_from([ModelError, ZeroDivisionError])),
+        st.tuples(st.just("fault"), st.sampled_from([ModelError, ZeroDivisionError, NoRoom])),
         st.tuples(st.just("wait"), st.integers(1, 200)),
         st.tuples(st.just("drain"), st.none()),
     ),
@@ -647,14 +673,21 @@ ACTIONS = st.lists(
 
 
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
-@given(ACTIONS, st.integers(0, 3), st.integers(1, 4), st.integers(60, 200), st.booleans(), st.booleans())
+@given(ACTIONS, st.integers(0, 3), st.integers(1, 4), st.integers(60, 200), st.booleans(), st.booleans(), st.booleans())
 def test_every_accepted_request_has_exactly_one_end(
-    actions: list[tuple[str, Any]], max_queue: int, max_streams: int, n_cells: int, shares: bool, speculates: bool
+    actions: list[tuple[str, Any]],
+    max_queue: int,
+    max_streams: int,
+    n_cells: int,
+    shares: bool,
+    speculates: bool,
+    leaves_part: bool,
 ):
     """Whatever happens in whatever order: pieces, then one Done or Failed; what is done says what the fake model says
     alone; cells are counted right, and nothing stays open in the model."""
     clock = FakeClock()
     model = FakeModel(n_context=60, n_cells=n_cells, n_sequences=max_streams * 2, shares=shares)
+    model.leaves_part = leaves_part
     limits = {"max_queue": max_queue, "max_streams": max_streams, "speculates": speculates, "timeout_s": 240}
     engine = load(model, clock=clock, **limits)
     for rows in (1, 2, 4, 8, 16):

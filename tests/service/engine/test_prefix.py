@@ -149,12 +149,48 @@ def test_model_that_cannot_share_has_no_cache():
     assert cache.match([1, 2, 3, 4]) == Match(None, 0) and model.n_used_cells == 0
 
 
-class Machine(RuleBasedStateMachine):
-    """Any order of opening, computing, retiring, trimming and evicting: the cells are what the model says."""
+@pytest.mark.parametrize(
+    ("shares", "n", "n_again"), [(True, 3, 0), (True, 0, 0), (True, 5, 0), (False, 3, 3), (False, 0, 0), (False, 5, 0)]
+)
+def test_way_back_says_what_must_be_computed_again(shares: bool, n: int, n_again: int):
+    cache, model = make(shares=shares)
+    sequence = compute(cache, model, [1, 2, 3, 4, 5])
+    assert cache.rewind(sequence, n) == n_again
+    assert sequence.n_computed == cache.count_cells() == model.n_used_cells == n - n_again
+    advance(model, sequence, sequence.n_gap)
+    assert [cell.token for cell in model.computed[sequence.id]] == sequence.tokens == [1, 2, 3, 4, 5]
 
-    @initialize(n_sequences=st.integers(1, 5), n_cells=st.integers(40, 120))
-    def begin(self, n_sequences: int, n_cells: int) -> None:
-        self.cache, self.model = make(n_sequences, n_cells)
+
+@pytest.mark.parametrize(("shares", "n_again"), [(True, 0), (False, 3)])
+def test_what_a_failed_step_left_behind_is_forgotten(shares: bool, n_again: int):
+    cache, model = make(shares=shares)
+    sequence = compute(cache, model, [1, 2, 3])
+    model.decode([Chunk(sequence.id, 3, [8, 9])])
+    assert cache.rewind(sequence, 3) == n_again
+    assert sequence.n_computed == model.n_used_cells == 3 - n_again
+
+
+def test_way_back_of_one_leaves_what_others_share():
+    cache, model = make()
+    first = compute(cache, model, [1, 2, 3, 4])
+    second = compute(cache, model, [1, 2, 3, 9, 9])
+    cache.rewind(first, 2)
+    assert cache.count_cells() == model.n_used_cells == second.n_computed == 5
+
+
+def test_last_sequence_left_gives_up_what_differs():
+    cache, model = make(n_sequences=1)
+    cache.retire(compute(cache, model, [1, 2, 3, 4]))
+    assert compute(cache, model, [1, 2, 9]).n_begun == 2
+    assert cache.count_cells() == model.n_used_cells == 3
+
+
+class Machine(RuleBasedStateMachine):
+    """Any order of opening, computing, retiring, going back and evicting: the cells are what the model says."""
+
+    @initialize(n_sequences=st.integers(1, 5), n_cells=st.integers(40, 120), shares=st.booleans())
+    def begin(self, n_sequences: int, n_cells: int, shares: bool) -> None:
+        self.cache, self.model = make(n_sequences, n_cells, shares=shares)
         self.busy: list[Sequence] = []
 
     @rule(tokens=st.lists(st.integers(1, 2), min_size=1, max_size=40))
@@ -181,8 +217,10 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.busy)
     @rule(data=st.data(), n=st.integers(0, 40))
-    def trim(self, data: st.DataObject, n: int) -> None:
-        self.cache.trim(data.draw(st.sampled_from(self.busy)), n)
+    def rewind(self, data: st.DataObject, n: int) -> None:
+        sequence = data.draw(st.sampled_from(self.busy))
+        n = min(n, sequence.n_computed)
+        assert self.cache.rewind(sequence, n) == n - sequence.n_computed
 
     @invariant()
     def count_is_true(self) -> None:
