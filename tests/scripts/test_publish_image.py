@@ -24,10 +24,10 @@ import pytest
 from pack_oci import image_metadata
 from problem import Problem
 
-from tests.cloud.account import A1, A2, TENANCY
 from tests.cloud.person import environment, settle_in
+from tests.cloud.services.compute import A1, A2
 from tests.cloud.services.object_storage import NAMESPACE
-from tests.cloud.tenancy import COMPARTMENT, LOST, TOO_MANY, Fault, Gate, Tenancy
+from tests.cloud.tenancy import COMPARTMENT, LOST, TENANCY, TOO_MANY, Fault, Gate, Tenancy
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FILE = "llamakiln-demo-0.1.0-arm64.oci"

@@ -13,9 +13,9 @@ import rollout_image
 from problem import Problem
 from rollout import Place, renting
 
-from tests.cloud.account import A1, A2
 from tests.cloud.person import Terminal
 from tests.cloud.pool import BAD, NEW, add_autoscaling, add_pool
+from tests.cloud.services.compute import A1, A2
 from tests.cloud.services.compute_management import resize
 from tests.cloud.services.identity import DOMAINS
 from tests.cloud.tenancy import Fault
