@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from . import attention_kind
 from .errors import ModelError, ModelFatal, NoRoom
 from .library import LIB_PATH_VARIABLE
 from .request import SamplingParams, TokenLogprob
@@ -94,10 +95,8 @@ class Model(Protocol):
 
     def copy(self, source: int, target: int, n: int) -> None: ...
 
-    def forget(self, sequence: int, start: int) -> bool: ...
-
-    def set_flash_attention(self, is_on: bool) -> None:
-        """Change the kind of attention; every sequence must be empty."""
+    def forget(self, sequence: int, start: int) -> bool:
+        """Drop a sequence from position `start` on; from 0 always. False: only a part, which this model cannot drop."""
 
     def logprob(self, index: int, token: int, n_top: int) -> TokenLogprob:
         """How likely the token was after row `index`, and the n_top likeliest ones."""
@@ -146,9 +145,10 @@ class LlamaModel:
 
     path: the GGUF file. n_context: tokens per sequence, None for the model's own up to max_auto_context. n_cells: size
     of the cache in tokens, None for AUTO_CACHE_CONTEXTS contexts or what a quarter of the memory holds. n_threads: for
-    decode and prefill alike (a batch of several sequences uses n_threads_batch, so both are set). max_batch: rows per
-    decode, which is also how long the engine thread can be away. is_quiet: llama.cpp's warnings about a file that loads
-    were logged before. Raises ModelFatal if the file cannot be used.
+    decode and prefill alike (a batch of several sequences uses n_threads_batch, so both are set). has_flash_attention:
+    None for the faster kind (`attention_kind`). max_batch: rows per decode, which is also how long the engine thread
+    can be away. is_quiet: llama.cpp's warnings about a file that loads were logged before. Raises ModelFatal if the
+    file cannot be used.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class LlamaModel:
         n_threads: int,
         n_cells: int | None = None,
         cache_type: str = "f16",
-        has_flash_attention: bool = True,
+        has_flash_attention: bool | None = True,
         repacks: bool = True,
         n_sequences: int = MIN_SEQUENCES,
         max_batch: int = 256,
@@ -194,6 +194,8 @@ class LlamaModel:
         self.max_batch = min(max_batch, self.n_context)
         self.n_sequences = min(n_sequences, llama_cpp.llama_max_parallel_sequences(), self.max_batch)
         self._settings = (n_threads, cache_type, is_unified)
+        if has_flash_attention is None:
+            has_flash_attention = attention_kind.is_flash_faster(*self._describe_heads())
         self._make_context(has_flash_attention, is_quiet)
 
         template = llama_cpp.llama_model_chat_template(self._model, None)
@@ -258,9 +260,6 @@ class LlamaModel:
         if status == -1:
             raise ModelError(f"{meaning}: invalid batch")
         raise ModelFatal(f"{meaning}: the computation failed")
-
-    def set_flash_attention(self, is_on: bool) -> None:
-        self._make_context(is_on, is_quiet=False)
 
     def _make_context(self, has_flash_attention: bool, is_quiet: bool) -> None:
         self._free_context()
@@ -386,16 +385,30 @@ class LlamaModel:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return min(int(memory // CACHE_MEMORY_SHARE // cell_bytes), AUTO_CACHE_CONTEXTS * self.n_context)
 
+    def _describe_heads(self) -> tuple[int, int, int]:
+        """Heads, key heads and values of a head in the first layer; of a hybrid that may be one without attention."""
+        lib, model = self._lib, self._model
+        n_heads, n_keys = lib.llama_model_n_head(model), lib.llama_model_n_head_kv(model)
+        name, size = self._read_text("general.architecture"), 0
+        if n_heads:
+            size = int(self._read_text(f"{name}.attention.key_length") or lib.llama_model_n_embd(model) // n_heads)
+        return n_heads, n_keys, size
+
+    def _read_text(self, key: str) -> str:
+        """A value of the file's header as text, '' if there is none."""
+        buffer = ctypes.create_string_buffer(64)
+        n = self._lib.llama_model_meta_val_str(self._model, key.encode(), buffer, len(buffer))
+        return buffer.value.decode("utf-8", "replace") if n > 0 else ""
+
     def _read_sampling_defaults(self) -> dict[str, float | int]:
         """The file's general.sampling.* keys, under our names; a value that is no number is left out."""
         found: dict[str, float | int] = {}
         for key, (name, kind) in _SAMPLING_KEYS.items():
-            buffer = ctypes.create_string_buffer(64)
-            if self._lib.llama_model_meta_val_str(self._model, key.encode(), buffer, len(buffer)) > 0:
+            if text := self._read_text(key):
                 try:
-                    found[name] = kind(buffer.value)
+                    found[name] = kind(text)
                 except ValueError:
-                    log.warning("%s=%s: not a number, ignored", key, buffer.value.decode("utf-8", "replace"))
+                    log.warning("%s=%s: not a number, ignored", key, text)
         return found
 
     def _make_grammar(self, grammar: str) -> Any:

@@ -14,7 +14,7 @@ import signal
 from collections.abc import Callable
 
 from . import app, cost, keys, machine
-from .config import AUTO, Config
+from .config import Config
 from .engine import Engine, Limits
 from .errors import EXIT_SOFTWARE
 from .metrics import Metrics
@@ -104,5 +104,4 @@ def make_limits(settings: Config) -> Limits:
         step_s=settings.step_ms / 1e3,
         speculates=settings.speculate != "off",
         system_prompt=settings.system_prompt,
-        chooses_attention=settings.flash_attn == AUTO,
     )

@@ -76,7 +76,11 @@ def shared_expert() -> Shapes:
 
 
 def mamba(norms: bool = False) -> Shapes:
-    extra: Shapes = {"ssm_dt_norm.weight": (TIME_STEP_RANK,), "ssm_b_norm.weight": (STATE,), "ssm_c_norm.weight": (STATE,)}
+    extra: Shapes = {
+        "ssm_dt_norm.weight": (TIME_STEP_RANK,),
+        "ssm_b_norm.weight": (STATE,),
+        "ssm_c_norm.weight": (STATE,),
+    }
     return {
         "ssm_in.weight": (WIDTH, 2 * INNER),
         "ssm_conv1d.weight": (CONV, INNER),

@@ -52,7 +52,12 @@ def engine(folder: Path, name: str) -> Iterator[Engine]:
     """Stepped by hand; measures, and every look at the clock moves it."""
     ticks = itertools.count()
     engine = make_engine(
-        load_model(folder, name), max_streams=4, max_queue=50, measures=True, timeout_s=1e9, clock=lambda: next(ticks) * 0.1
+        load_model(folder, name),
+        max_streams=4,
+        max_queue=50,
+        measures=True,
+        timeout_s=1e9,
+        clock=lambda: next(ticks) * 0.1,
     )
     engine.load()
     yield engine
