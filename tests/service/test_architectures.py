@@ -11,16 +11,17 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from service import library
+from service import attention_kind, library
 from service.engine import Engine
 from service.errors import ModelError
 from service.model import Chunk, LlamaModel
 from service.request import Done, Request, SamplingParams
 from tests.service.door import make_engine
-from tests.tiny_models import ARCHITECTURES, make_model
+from tests.tiny_models import ARCHITECTURES, HEAD, HEADS, KV_HEADS, make_model
 
 N_TOKENS = 24
 QUESTIONS = ("What is it?", "Who are you, and what do you know of the image?", "a b c " * 40)
@@ -38,8 +39,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("models")
 
 
-def load_model(folder: Path, name: str) -> LlamaModel:
-    return LlamaModel(make_model(folder, name), n_context=None, max_auto_context=4096, n_threads=1, n_cells=2048)
+def load_model(folder: Path, name: str, **changes: Any) -> LlamaModel:
+    values = {"n_context": None, "max_auto_context": 4096, "n_threads": 1, "n_cells": 2048, **changes}
+    return LlamaModel(make_model(folder, name), **values)
 
 
 @pytest.fixture(params=sorted(ARCHITECTURES))
@@ -144,6 +146,19 @@ def test_failed_step_does_not_change_an_answer(
 
     monkeypatch.setattr(LlamaModel, "decode", fail)
     assert answers(engine, requests) == alone
+
+
+@pytest.mark.parametrize(("times_s", "is_flash"), [((1.0, 2.0), True), ((2.0, 1.0), False)])
+def test_kind_of_attention_is_measured_where_few_heads_share_a_key(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, times_s: tuple[float, float], is_flash: bool
+):
+    timed = []
+    monkeypatch.setattr(attention_kind, "time_both", lambda *heads: timed.append(heads) or times_s)
+    for name in ("qwen3", "mamba", "lfm2"):
+        model = load_model(folder, name, has_flash_attention=None)
+        assert model.has_flash_attention is (is_flash or name != "qwen3")
+        model.close()
+    assert timed == [(HEADS, KV_HEADS, HEAD)]
 
 
 def test_system_prompt_and_guesses_change_no_answer(folder: Path, name: str, tmp_path: Path):
