@@ -16,7 +16,7 @@ import logging
 from collections.abc import Callable
 
 from .cost import CELL_ROWS, StepCost
-from .errors import ModelError, ModelFatal
+from .errors import ModelFatal
 from .lookup import MAX_ROWS
 from .model import Chunk, Model
 from .prefix import PrefixCache, Sequence
@@ -65,8 +65,8 @@ class Calibration:
             return self._measure_rows(self._sequence) if self._cost.missing else self._measure_cells(self._sequence)
         except ModelFatal:
             raise
-        except ModelError as error:  # it was no request, so nobody fails; but once is enough
-            log.warning("nothing more is measured: %s", error)
+        except Exception as error:  # it was no request, so nobody fails; but once is enough
+            log.warning("nothing more is measured: %s: %s", type(error).__name__, error)
             self._has_failed = True
             self.close()
             return False

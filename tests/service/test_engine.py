@@ -693,7 +693,7 @@ def test_engine_sleeps_while_there_is_no_room_to_measure():
     assert not engine._wants_measuring and not engine._cost.is_measured
 
 
-@pytest.mark.parametrize("fault", [NoRoom, ModelError])
+@pytest.mark.parametrize("fault", [NoRoom, ModelError, ZeroDivisionError])
 def test_failed_measurement_ends_the_measuring_and_nothing_else(fault: type[Exception]):
     clock = FakeClock()
     model = FakeModel(lambda prompt: "yes", max_batch=16)
@@ -770,8 +770,17 @@ ACTIONS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
-@given(ACTIONS, st.integers(0, 3), st.integers(1, 4), st.integers(60, 200), st.booleans(), st.booleans(), st.booleans())
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    actions=ACTIONS,
+    max_queue=st.integers(0, 3),
+    max_streams=st.integers(1, 4),
+    n_cells=st.integers(60, 200),
+    shares=st.booleans(),
+    speculates=st.booleans(),
+    leaves_part=st.booleans(),
+    measures=st.booleans(),
+)
 def test_every_accepted_request_has_exactly_one_end(
     actions: list[tuple[str, Any]],
     max_queue: int,
@@ -780,6 +789,7 @@ def test_every_accepted_request_has_exactly_one_end(
     shares: bool,
     speculates: bool,
     leaves_part: bool,
+    measures: bool,
 ):
     """Whatever happens in whatever order: pieces, then one Done or Failed; what is done says what the fake model says
     alone; cells are counted right, and nothing stays open in the model."""
@@ -787,8 +797,8 @@ def test_every_accepted_request_has_exactly_one_end(
     model = FakeModel(n_context=60, n_cells=n_cells, n_sequences=max_streams * 2, shares=shares)
     model.leaves_part = leaves_part
     limits = {"max_queue": max_queue, "max_streams": max_streams, "speculates": speculates, "timeout_s": 240}
-    engine = load(model, clock=clock, **limits)
-    for rows in (1, 2, 4, 8, 16):
+    engine = load(model, clock=clock, measures=measures, **limits)
+    for rows in (1, 2, 4, 8):
         engine._cost.measured(rows, 0.01)
     accepted: list[Request] = []
     try:

@@ -208,6 +208,14 @@ def test_lent_cells_are_no_prefix():
     assert cache.match([0] * 60) == Match(None, 0)
 
 
+def test_lent_number_is_not_taken_by_a_request():
+    cache, model = make(n_sequences=3)
+    lent = cache.lend()
+    for tokens in ([1] * 5, [2] * 5, [3] * 5):
+        cache.retire(compute(cache, model, tokens))
+    assert lent in cache.sequences and len(cache.sequences) == 3
+
+
 def test_last_number_is_not_lent():
     cache, _ = make(n_sequences=2)
     assert cache.lend() and cache.lend() is None
