@@ -3,7 +3,7 @@
 A running request has tokens, and its sequence knows how many of them are computed. Each step hands out rows so that
 this number catches up; whoever has caught up gets a new token. There is no prefill phase and no decode phase.
 
-What happens in a step is in `batch`, what can be reused in `prefix`, what a step costs in `cost`, who may come in in
+What happens in a step is in `step`, what can be reused in `prefix`, what a step costs in `cost`, who may come in in
 `admission`. Knows nothing of HTTP, JSON or llama.cpp.
 
 Any thread may call submit, cancel, drain, stop and read the properties. load, step and close belong to the engine
@@ -413,7 +413,7 @@ class Engine:
         self._runs.append(run)
         return True
 
-    # Engine thread: what the batch asks of its owner
+    # Engine thread: what the step asks of its owner
 
     def complete(self, run: Run, reason: FinishReason) -> None:
         run.flush()
