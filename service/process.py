@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from .config import Config
-from .errors import EXIT_SOFTWARE
+from .errors import EXIT_CONFIG, EXIT_SOFTWARE, ConfigError
 from .notice import notify
 
 log = logging.getLogger("service")
@@ -62,10 +62,11 @@ def serve(settings: Config, engine: Engine, server: Server, mailbox: Mailbox) ->
     reason = mailbox.get()
     notify(address, "STOPPING=1")
     if isinstance(reason, BaseException):
-        log.critical("ending: %s: %s", type(reason).__name__, reason)
+        is_setting = isinstance(reason, ConfigError)
+        log.critical("ending: %s: %s", "settings" if is_setting else type(reason).__name__, reason)
         engine.stop(STOP_S)
         server.wait_flushed(STOP_S)
-        return EXIT_SOFTWARE
+        return EXIT_CONFIG if is_setting else EXIT_SOFTWARE
     return drain(settings, engine, server, mailbox)
 
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..chat.prompt import Prompter
-from ..errors import ClientGone, Draining, ModelFatal, NotReady, ServiceError, TimedOut
+from ..errors import ClientGone, ConfigError, Draining, NotReady, ServiceError, TimedOut
 from ..metrics import Metrics
 from ..protocol import Chunk, Model
 from ..request import Done, Failed, FinishReason, Progress, Request, SamplingParams, State, Timings
@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 
 IDLE_S = 1.0  # how long the thread sleeps without work between two heartbeats
 UNKNOWN_CELL_PRICE = 2e-4  # 2 us of attention to one cell / 10 ms per row: TinyLlama's shape, November 2026
+RENEW_S = 60.0  # how often the system prompt is rendered anew
 REST_S = 1.0  # how long nobody may have wanted anything before the machine is measured
 
 
@@ -105,7 +106,7 @@ class Engine:
         self._put_back: list[Run] = []
         self._runs: list[Run] = []  # oldest first
         self._followers: dict[Request, Lead] = {}  # who waits for whose prefix
-        self._busy_at = 0.0
+        self._busy_at = self._renewed_at = 0.0
         self._changed = threading.Condition()  # guards phase, waiting, put_back and runs
         self._thread = threading.Thread(target=self._live, name="engine", daemon=True)
 
@@ -262,7 +263,7 @@ class Engine:
         loaded = self._clock()
         self._warm_up(model)
         self._pin_system_prompt()
-        self._busy_at = self._clock()
+        self._busy_at = self._renewed_at = self._clock()
         with self._changed:
             if self._phase is Phase.LOADING:
                 self._phase = Phase.READY
@@ -307,10 +308,19 @@ class Engine:
 
     def _pin_system_prompt(self) -> None:
         assert self._model is not None and self._cache is not None and self._prompter is not None
-        text = self._limits.system_prompt
-        name = f"prompt-{'flash' if self._model.has_flash_attention else 'plain'}.bin"  # each kind has its own layout
-        tokens = system_prompt.encode(self._prompter, text) if text else []
-        system_prompt.pin(self._model, self._cache, tokens, self._state_path(name))
+        tokens = system_prompt.encode(self._prompter, self._limits.system_prompt)
+        path = self._state_path(system_prompt.state_name(self._model.has_flash_attention))
+        system_prompt.pin(self._model, self._cache, tokens, path, lambda: self._phase is not Phase.STOPPED)
+
+    def _renew_system_prompt(self, now: float) -> None:
+        """Some templates write the date: what was pinned yesterday, no chat begins with today."""
+        assert self._cache is not None and self._prompter is not None
+        if self._limits.system_prompt and now - self._renewed_at >= RENEW_S:
+            self._renewed_at = now
+            try:
+                self._cache.keep(system_prompt.encode(self._prompter, self._limits.system_prompt))
+            except ConfigError as error:
+                log.warning("the system prompt stays as it is: %s", error)
 
     def _cell_price(self) -> float:
         """What a kept cell costs the rows of others. Unmeasured it counts as on 2 cores of an x86-64 Xeon."""
@@ -330,6 +340,7 @@ class Engine:
         """Intake -> schedule -> decode -> sample -> deliver. Without work it measures this machine, or sleeps."""
         self._intake(idle_s)
         started = self._clock()
+        self._renew_system_prompt(started)
         plan = self._batch.schedule() if self._batch else []
         if self._batch and plan:
             self._batch.compute(plan)
@@ -442,13 +453,15 @@ class Engine:
     def put_back_youngest(self) -> None:
         """The cache is full of running requests: the one that began last starts again when there is room."""
         assert self._cache is not None
+        if len(self._runs) == 1:
+            log.error("request %s: alone, and has no room in the cache", self._runs[0].request.id)
+            self.fail(self._runs[0])
+            return
         with self._changed:
             run = self._runs.pop()
             assert run.sequence is not None
             self._cache.retire(run.sequence)
             run.sequence, run.draft = None, []
-            if not self._runs:  # alone, and still no room: this cannot happen while a context fits the cache
-                raise ModelFatal("one request alone does not fit the KV cache")
             self._put_back.insert(0, run)
             self._metrics.preemptions.inc()
 
@@ -473,7 +486,7 @@ class Engine:
     def _is_wanted(self) -> bool:
         """Asked between the steps of a measurement, each of which is progress."""
         self._on_beat(self._clock())
-        return self.n_waiting > 0
+        return self.n_waiting > 0 or self._phase is not Phase.READY
 
     def _measure(self) -> None:
         """Nobody waits: learn one thing more about this machine."""

@@ -2,8 +2,9 @@
 
 A sequence is a list of tokens of which the first n_computed are in the model's memory. A busy one belongs to a running
 request; a retired one stays as cache until its room or its number is needed, least recently used first; a pinned one
-stays for good. A new request continues the sequence that shares most with it, or starts with a copy of the shared
-part: in a unified cache a copy shares the cells, so it costs nothing.
+stays until a request that is alone needs its room, and comes back with the next that computes the same. A new request
+continues the sequence that shares most with it, or starts with a copy of the shared part: in a unified cache a copy
+shares the cells, so it costs nothing.
 
 Cells are counted without asking the model: whoever first computes from position p on owns what follows, and every other
 holder of it has a beginning of it, because copies always start at position 0. So the cells in use are, for each owner,
@@ -85,6 +86,7 @@ class PrefixCache:
         self._shares = shares
         self._free = list(range(n_sequences - 1, -1, -1))
         self._live: dict[int, Sequence] = {}
+        self._kept: list[int] = []
         self._tick = 0
         self._n_owners = 0
 
@@ -162,13 +164,7 @@ class PrefixCache:
                 return None
             self.rewind(source, n)  # the last one left: give up what differs
             return self._occupy(source, tokens)
-        sequence = Sequence(self._free.pop())
-        self._live[sequence.id] = sequence
-        if source and n:
-            self._memory.copy(source.id, sequence.id, n)
-            sequence.spans = list(source.spans)
-        self._continue(sequence, n)
-        return self._occupy(sequence, tokens)
+        return self._begin_with(source, n, tokens)
 
     def retire(self, sequence: Sequence) -> None:
         """Its request ended: what is computed stays as cache."""
@@ -179,6 +175,8 @@ class PrefixCache:
         self._retention.observe_end(sequence.n_computed - sequence.n_begun)
         if not sequence.tokens or not self._shares:
             self.drop(sequence)
+        else:
+            self._pin_beginning(sequence)
         if any(other.is_busy for other in self._live.values()):  # to a machine at rest it costs nothing
             self._shrink()
 
@@ -205,20 +203,40 @@ class PrefixCache:
         sequence.spans = []
         self._free.append(sequence.id)
 
+    def keep(self, tokens: list[int]) -> None:
+        """From now on a sequence of these tokens is pinned as soon as they are computed, and no other."""
+        self._kept = list(tokens)
+        for sequence in self.sequences:
+            if sequence.is_pinned and sequence.tokens != self._kept:
+                self.drop(sequence)
+
+    def pin(self, sequence: Sequence) -> None:
+        """All of it is computed, and nobody runs it."""
+        assert sequence.n_gap == 0
+        sequence.is_busy, sequence.is_pinned = False, True
+
     def clear(self) -> None:
         """Forget everything, pinned or not; nothing may be busy."""
         for sequence in self.sequences:
             assert not sequence.is_busy
             self.drop(sequence)
 
-    def make_room(self, n_new: int) -> bool:
-        """Evict retired sequences until n_new more tokens fit. False if they do not, even so."""
+    def make_room(self, n_new: int, *, is_last: bool = False) -> bool:
+        """Evict retired sequences, and pinned ones if nothing else is left to do (is_last), until n_new more tokens
+        fit. False if they do not, even so."""
         if sum(sequence.n_computed for sequence in self._live.values()) + n_new <= self._n_cells:
             return True  # an upper bound, and cheap
         while self.count_cells() + n_new > self._n_cells:
-            if not self._evict_oldest():
+            if not self._evict_oldest() and not (is_last and self._unpin()):
                 return False
         return True
+
+    def give_up(self) -> bool:
+        """Forget all that nobody runs. Returns whether there was anything."""
+        n_before = len(self._live)
+        while self._evict_oldest() or self._unpin():
+            pass
+        return len(self._live) < n_before
 
     def _continue(self, sequence: Sequence, n: int) -> None:
         """From position n on the sequence computes for itself."""
@@ -232,11 +250,37 @@ class PrefixCache:
         while limit < self._n_cells and self.count_cells() - self.count_cells(is_evictable_free=True) > limit:
             self._evict_oldest()
 
+    def _begin_with(self, source: Sequence | None, n: int, tokens: list[int]) -> Sequence:
+        """A new sequence whose first n tokens are those of source; there must be a free number."""
+        sequence = Sequence(self._free.pop())
+        self._live[sequence.id] = sequence
+        if source and n:
+            self._memory.copy(source.id, sequence.id, n)
+            sequence.spans = list(source.spans)
+        self._continue(sequence, n)
+        return self._occupy(sequence, tokens)
+
     def _occupy(self, sequence: Sequence, tokens: list[int]) -> Sequence:
         sequence.tokens = tokens
         sequence.is_busy = True
         sequence.used_at = self._tick
         return sequence
+
+    def _pin_beginning(self, source: Sequence) -> None:
+        """A copy costs no cells, so what is to be kept is kept as soon as somebody has computed it."""
+        n = len(self._kept)
+        if not n or source.n_computed < n or source.tokens[:n] != self._kept:
+            return
+        if any(sequence.is_pinned for sequence in self._live.values()):
+            return
+        if self._free or self._evict_oldest(keep=source):
+            self.pin(self._begin_with(source, n, list(self._kept)))
+
+    def _unpin(self) -> bool:
+        pinned = [sequence for sequence in self._live.values() if sequence.is_pinned]
+        for sequence in pinned:
+            self.drop(sequence)
+        return bool(pinned)
 
     def _evict_oldest(self, keep: Sequence | None = None) -> bool:
         retired = [s for s in self._live.values() if not (s.is_busy or s.is_pinned or s is keep)]

@@ -126,11 +126,11 @@ class LlamaModel(LlamaVocabulary):
         context = self._context.handle
         return LlamaSampler(self._lib, context, self.n_vocab, self.n_context, params, seed, prompt, grammar)
 
-    def save(self, sequence: int, tokens: Sequence[int], path: Path) -> None:
-        state.save(self._lib, self._context.handle, sequence, tokens, path)
+    def save(self, sequence: int) -> memoryview:
+        return state.save(self._lib, self._context.handle, sequence)
 
-    def restore(self, sequence: int, tokens: Sequence[int], path: Path) -> bool:
-        is_restored = state.restore(self._lib, self._context.handle, sequence, tokens, path)
+    def restore(self, sequence: int, data: memoryview) -> bool:
+        is_restored = state.restore(self._lib, self._context.handle, sequence, data)
         if not is_restored:
             self.forget(sequence, 0)
         return is_restored

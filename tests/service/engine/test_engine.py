@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import logging
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.engine.engine import REST_S, Engine, Limits, Phase
+from service.chat.prompt import Prompter
+from service.engine.engine import RENEW_S, REST_S, Engine, Limits, Phase
 from service.engine.step import MAX_FAULTS
 from service.errors import ClientGone, Draining, ModelError, ModelFatal, NoRoom, NotReady, QueueFull, TimedOut
 from service.metrics import Metrics
 from service.request import Done, Event, Failed, FinishReason, Piece, Progress, Request, SamplingParams
-from tests.fakes import FakeClock, FakeModel, FakeSampler, echo
+from tests.fakes import TEMPLATE, FakeClock, FakeModel, FakeSampler, echo
 from tests.service.door import make_engine, make_request, wait_until
 
 
@@ -601,6 +603,88 @@ def test_system_prompt_is_computed_once_and_never_evicted(tmp_path: Path):
     assert again.model.n_used_cells == n_system and again.model.batches == [6]  # only the warm-up
 
 
+def raw(engine: Engine, text: str, max_tokens: int) -> Request:
+    request = Request("raw", list(text.encode()), SamplingParams(max_tokens=max_tokens))
+    engine.submit([request])
+    return request
+
+
+def chat(engine: Engine, text: str) -> Request:
+    messages = [{"role": "system", "content": "s" * 50}, {"role": "user", "content": text}]
+    request = Request("chat", engine.prompter.encode_chat(messages), SamplingParams(max_tokens=5))
+    engine.submit([request])
+    return request
+
+
+def test_request_that_fills_the_context_takes_the_room_of_the_system_prompt_which_comes_back():
+    """A pinned system prompt and a cache of one context: one long request ended the process, and never got its end."""
+    model = FakeModel(n_context=120, n_cells=120)
+    engine = load(model, system_prompt="s" * 50)
+    n_system = model.n_used_cells
+    request = raw(engine, "x" * 60, 60)
+    run(engine, 80)
+    text, end = outcome(request)
+    assert len(text) == 60 and end.reason is FinishReason.LENGTH
+    cached = []
+    for word in ("a", "b"):
+        run(engine, 40)
+        request = chat(engine, word)
+        run(engine, 40)
+        cached.append(outcome(request)[1].n_cached_tokens)
+    assert cached == [0, n_system]
+    (pinned,) = (sequence for sequence in engine._cache.sequences if sequence.is_pinned)
+    assert pinned.n_computed == n_system
+
+
+def test_request_that_the_model_has_no_room_for_fails_alone():
+    """Only a model that counts otherwise than we do; it ended the process, and the request never got its end."""
+    model = FakeModel()
+    engine = load(model)
+    engine._cache._n_cells = 10
+    alone = submit(engine)
+    run(engine)
+    assert isinstance(outcome(alone)[1], Failed)
+    engine._cache._n_cells = 4096
+    after = submit(engine)
+    run(engine)
+    assert outcome(after)[0] == "You said: hi"
+
+
+def test_full_cache_of_the_models_own_is_emptied_for_who_is_alone():
+    model = FakeModel()
+    engine = load(model, system_prompt="s" * 50)
+    first = submit(engine, "first")
+    run(engine)
+    request = submit(engine, "second")
+    model.fault = NoRoom("full")
+    run(engine)
+    assert [outcome(each)[0] for each in (first, request)] == ["You said: first", "You said: second"]
+
+
+def test_system_prompt_that_changes_with_the_date_gives_its_cells_back():
+    """The cells of yesterday's prompt, which no chat begins with any more, stayed taken for ever."""
+    today = [datetime(1999, 1, 1)]
+    template = "{{ strftime_now('%Y') }}" + TEMPLATE
+    model, clock = FakeModel(chat_template=template), FakeClock()
+    engine = load(model, clock=clock, system_prompt="s" * 50)
+    engine._prompter = Prompter(model, now=lambda: today[0])
+    clock.now += RENEW_S
+    run(engine, 1)
+    assert model.n_used_cells == 0  # what was pinned at the start has the date of this machine
+    run_chats = []
+    for year in (1998, 2001):
+        today[0] = datetime(year, 1, 1)
+        clock.now += RENEW_S
+        run(engine, 1)
+        for word in ("a", "b"):
+            request = chat(engine, word)
+            run(engine, 30)
+            run_chats.append(outcome(request)[1].n_cached_tokens)
+    n_head = len(f"2001<s>[system]{'s' * 50}\n[user]") + 1
+    assert run_chats == [0, n_head, 1, n_head]
+    assert sum(sequence.is_pinned for sequence in engine._cache.sequences) == 1
+
+
 def test_machine_is_measured_when_idle_and_remembered(tmp_path: Path):
     ticks = itertools.count()
     model = FakeModel(max_batch=16)
@@ -661,7 +745,8 @@ def test_guesses_do_not_change_the_answer():
 
 ACTIONS = st.lists(
     st.one_of(
-        st.tuples(st.just("submit"), st.tuples(st.text("ab", min_size=1, max_size=30), st.integers(1, 20))),
+        st.tuples(st.just("submit"), st.tuples(st.text("ab", min_size=1, max_size=45), st.integers(1, 60))),
+        st.tuples(st.just("chat"), st.tuples(st.text("ab", min_size=1, max_size=5), st.integers(1, 60))),
         st.tuples(st.just("step"), st.integers(1, 12)),
         st.tuples(st.just("cancel"), st.integers(0, 9)),
         st.tuples(st.just("fault"), st.sampled_from([ModelError, ZeroDivisionError, NoRoom])),
@@ -673,23 +758,35 @@ ACTIONS = st.lists(
 
 
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
-@given(ACTIONS, st.integers(0, 3), st.integers(1, 4), st.integers(60, 200), st.booleans(), st.booleans(), st.booleans())
+@given(
+    actions=ACTIONS,
+    max_queue=st.integers(0, 3),
+    max_streams=st.integers(1, 4),
+    n_cells=st.integers(60, 200),
+    system_prompt=st.sampled_from(["", "s" * 10, "s" * 35]),
+    shares=st.booleans(),
+    speculates=st.booleans(),
+    leaves_part=st.booleans(),
+)
 def test_every_accepted_request_has_exactly_one_end(
     actions: list[tuple[str, Any]],
     max_queue: int,
     max_streams: int,
     n_cells: int,
+    system_prompt: str,
     shares: bool,
     speculates: bool,
     leaves_part: bool,
 ):
     """Whatever happens in whatever order: pieces, then one Done or Failed; what is done says what the fake model says
-    alone; cells are counted right, and nothing stays open in the model."""
+    alone; cells are counted right, and nothing stays open in the model. A pinned system prompt and a cache of one
+    context: one long request ended the process, and never got its end."""
     clock = FakeClock()
     model = FakeModel(n_context=60, n_cells=n_cells, n_sequences=max_streams * 2, shares=shares)
     model.leaves_part = leaves_part
     limits = {"max_queue": max_queue, "max_streams": max_streams, "speculates": speculates, "timeout_s": 240}
-    engine = load(model, clock=clock, **limits)
+    engine = load(model, clock=clock, system_prompt=system_prompt, **limits)
+    has_faults = False
     for rows in (1, 2, 4, 8, 16):
         engine._cost.measured(rows, 0.01)
     accepted: list[Request] = []
@@ -699,6 +796,13 @@ def test_every_accepted_request_has_exactly_one_end(
                 prompt, n = value
                 with contextlib.suppress(QueueFull, Draining):
                     accepted.append(submit(engine, prompt, max_tokens=n))
+            elif action == "chat":
+                prompt, n = value
+                messages = [{"role": "system", "content": system_prompt}, {"role": "user", "content": prompt}]
+                request = Request("chat", engine.prompter.encode_chat(messages), SamplingParams(max_tokens=n))
+                with contextlib.suppress(QueueFull, Draining):
+                    engine.submit([request])
+                    accepted.append(request)
             elif action == "step":
                 for _ in range(value):
                     engine.step(idle_s=0)
@@ -708,12 +812,13 @@ def test_every_accepted_request_has_exactly_one_end(
                 engine.cancel(accepted[value % len(accepted)])
             elif action == "fault":
                 model.fault = value("fault")
+                has_faults = True
             elif action == "wait":
                 clock.now += value
             elif action == "drain":
                 engine.drain()
     except ModelFatal:
-        pass
+        assert has_faults
     engine.close()
     for request in accepted:
         got = events(request)
@@ -723,5 +828,8 @@ def test_every_accepted_request_has_exactly_one_end(
         alone = echo(prompt)
         assert alone.startswith(text)
         if isinstance(got[-1], Done):
-            assert text == alone[: request.params.max_tokens]
+            n_most = min(request.params.max_tokens, model.n_context - len(request.prompt_tokens))
+            assert text == alone[:n_most]
+        elif not has_faults:
+            assert got[-1].error.code in ("client_gone", "timeout", "draining")
     assert model.n_open_samplers == 0 and model.is_closed
