@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import queue
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from .errors import ServiceError
@@ -120,6 +121,7 @@ class Request:
     """One accepted question: token ids in, events out. Times are the engine clock's seconds.
 
     Several requests may share one `events` queue (the choices of one answer): `index` in each event tells them apart.
+    siblings: all that were submitted together, itself too. told: when it was last told how far it is, and what.
     """
 
     id: str
@@ -135,13 +137,22 @@ class Request:
     first_token_at: float | None = None
     n_cached_tokens: int = 0
     n_output_tokens: int = 0
+    siblings: Sequence[Request] = field(default=(), repr=False)
+    has_text: bool = False
+    told: tuple[float, int, int, int] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def deliver(self, event: Progress | Piece) -> None:
         """Put an event before the end; after the end it is dropped."""
         with self._lock:
             if self.state is not State.FINISHED:
+                self.has_text |= isinstance(event, Piece) and bool(event.text)
                 self.events.put(event)
+
+    @property
+    def has_answer(self) -> bool:
+        """Whether somebody has got text of it, or of a choice beside it."""
+        return any(request.has_text for request in self.siblings or (self,))
 
     def finish(self, event: Done | Failed) -> bool:
         """Put the terminal event if there is none yet. Returns whether this call ended the request."""

@@ -17,7 +17,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 
 IDLE_S = 1.0  # how long the thread sleeps without work between two heartbeats
 UNKNOWN_CELL_PRICE = 2e-4  # 2 us of attention to one cell / 10 ms per row: TinyLlama's shape, November 2026
+TELL_S = 1.0  # between two words to a request on how far it is
 RENEW_S = 60.0  # how often the system prompt is rendered anew
 REST_S = 1.0  # how long nobody may have wanted anything before the machine is measured
 
@@ -107,6 +108,8 @@ class Engine:
         self._runs: list[Run] = []  # oldest first
         self._followers: dict[Request, Lead] = {}  # who waits for whose prefix
         self._busy_at = self._renewed_at = 0.0
+        self._has_newcomers = False
+        self._told_at = 0.0
         self._changed = threading.Condition()  # guards phase, waiting, put_back and runs
         self._thread = threading.Thread(target=self._live, name="engine", daemon=True)
 
@@ -171,7 +174,9 @@ class Engine:
             for request in requests:
                 request.submitted_at = self._clock()
                 request.state = State.QUEUED
+                request.siblings = requests
                 self._waiting.append(request)
+            self._has_newcomers = True
             self._changed.notify_all()
 
     def cancel(self, request: Request) -> None:
@@ -357,15 +362,33 @@ class Engine:
             if is_idle and not self._wants_measuring:
                 self._changed.wait(idle_s)
             now = self._clock()
-            for request in [r for r in self._waiting if now - r.submitted_at >= self._limits.timeout_s]:
-                self._waiting.remove(request)
-                self._end(request, Failed(self._timed_out(), request.index))
             for run in (*self._runs, *self._put_back):
                 if run.request.is_cancelled:
                     self._free(run, Failed(ClientGone("the client went away"), run.request.index))
-                elif now - run.request.submitted_at >= self._limits.timeout_s:
-                    self._free(run, Failed(self._timed_out(), run.request.index))
+            self._end_late(now)
             self._begin_all(now)
+            self._tell_waiting(now)
+
+    def _end_late(self, now: float) -> None:
+        """At its deadline an answer is what there is of it. Only one that has no text in any of its choices fails."""
+        waiting = [request for request in self._waiting if self._is_late(request, now)]
+        runs = [run for run in (*self._runs, *self._put_back) if self._is_late(run.request, now)]
+        for run in runs:
+            run.flush()
+        for request in waiting:
+            self._waiting.remove(request)
+            if request.has_answer:
+                self._end(request, Done(FinishReason.LENGTH, len(request.prompt_tokens), 0, index=request.index))
+            else:
+                self._end(request, Failed(self._timed_out(), request.index))
+        for run in runs:
+            if run.request.has_answer:
+                self.complete(run, FinishReason.LENGTH)
+            else:
+                self._free(run, Failed(self._timed_out(), run.request.index))
+
+    def _is_late(self, request: Request, now: float) -> bool:
+        return now - request.submitted_at >= self._limits.timeout_s
 
     @property
     def _wants_measuring(self) -> bool:
@@ -378,12 +401,8 @@ class Engine:
                 return
             self._put_back.remove(run)
         self._followers = {r: held for r, held in self._followers.items() if r.state is State.QUEUED}
-        for place, request in enumerate(list(self._waiting)):
-            if len(self._runs) >= self._max_streams:
-                self._report_waiting(self._waiting)
-                return
-            if not self._begin(request, now):
-                self._report_waiting(self._waiting[place:])
+        for request in list(self._waiting):
+            if len(self._runs) >= self._max_streams or not self._begin(request, now):
                 return
 
     def _begin(self, request: Request, now: float) -> bool:
@@ -448,7 +467,7 @@ class Engine:
     def report(self, run: Run) -> None:
         assert run.sequence is not None
         wait_s = run.n_gap * (self._cost.row_s() or 0.0)
-        self._report(run.request, 0, wait_s, run.sequence.n_computed)
+        self._tell(run.request, 0, wait_s, run.sequence.n_computed)
 
     def put_back_youngest(self) -> None:
         """The cache is full of running requests: the one that began last starts again when there is room."""
@@ -503,14 +522,23 @@ class Engine:
 
     # Engine thread: telling
 
-    def _report_waiting(self, waiting: Iterable[Request]) -> None:
-        for place, request in enumerate(self._waiting):
-            if request.wants_progress and request in waiting:
-                n_tokens = sum(len(other.prompt_tokens) for other in self._waiting[: place + 1])
-                self._report(request, place + 1, self._predict_s(n_tokens, place + 1), 0)
+    def _tell_waiting(self, now: float) -> None:
+        """Looks at the queue once per TELL_S, and when somebody has come: not in every step."""
+        if not self._has_newcomers and now - self._told_at < TELL_S:
+            return
+        self._has_newcomers, self._told_at = False, now
+        n_tokens = 0
+        for place, request in enumerate(self._waiting, 1):
+            n_tokens += len(request.prompt_tokens)
+            if request.wants_progress:
+                self._tell(request, place, self._predict_s(n_tokens, place), 0)
 
-    def _report(self, request: Request, place: int, wait_s: float, n_computed: int) -> None:
-        request.deliver(Progress(place, wait_s, n_computed, request.n_cached_tokens, request.index))
+    def _tell(self, request: Request, place: int, wait_s: float, n_computed: int) -> None:
+        """On change, and at most once per TELL_S: each event wakes a thread, and that one takes the interpreter."""
+        now, what = self._clock(), (place, round(wait_s), n_computed)
+        if request.told is None or (what != request.told[1:] and now - request.told[0] >= TELL_S):
+            request.told = (now, *what)
+            request.deliver(Progress(place, wait_s, n_computed, request.n_cached_tokens, request.index))
 
     # Both
 

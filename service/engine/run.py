@@ -63,15 +63,15 @@ class Run:
         return None if self.n_left and len(self.tokens) < model.n_context else FinishReason.LENGTH
 
     def flush(self) -> None:
-        """Deliver what was held back: the answer is complete."""
-        self._send(self.text.flush())
+        """Deliver what was held back: the answer is complete. Tokens that were cut off have their probabilities too."""
+        self._send(self.text.flush(), is_last=True)
 
     def close(self) -> None:
         if self.sampler:
             self.sampler.close()
 
-    def _send(self, text: str) -> None:
-        if text:
+    def _send(self, text: str, *, is_last: bool = False) -> None:
+        if text or (is_last and self.logprobs):
             self.request.deliver(Piece(text, tuple(self.logprobs), self.request.index))
             self.logprobs = []
 

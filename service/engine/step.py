@@ -41,7 +41,7 @@ class Owner(Protocol):
         """The cache is full of running requests. One that is alone and has no room fails."""
 
     def report(self, run: Run) -> None:
-        """A part of its prompt was computed, and it asked to be told."""
+        """A part of its prompt was computed, and it asked to be told now and then."""
 
 
 class Batch:

@@ -216,7 +216,7 @@ def test_system_prompt_that_the_model_cannot_take_is_a_wrong_setting(tmp_path: P
     with start(tmp_path, LLM_SYSTEM_PROMPT="be kind " * 100) as process:
         process.all_tokens()
         assert process.exit_code() == EXIT_CONFIG
-        assert "settings: LLM_SYSTEM_PROMPT: uses 825 tokens; the context holds 512" in "".join(process.log)
+        assert "settings: LLM_SYSTEM_PROMPT: uses 815 tokens; the context holds 512" in "".join(process.log)
 
 
 def test_keys_file_shuts_the_doors(tmp_path: Path):

@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.chat.prompt import Prompter
-from service.engine.engine import RENEW_S, REST_S, Engine, Limits, Phase
+from service.engine.engine import RENEW_S, REST_S, TELL_S, Engine, Limits, Phase
 from service.engine.step import MAX_FAULTS
 from service.errors import ClientGone, Draining, ModelError, ModelFatal, NoRoom, NotReady, QueueFull, TimedOut
 from service.metrics import Metrics
-from service.request import Done, Event, Failed, FinishReason, Piece, Progress, Request, SamplingParams
+from service.request import Done, Event, Failed, FinishReason, Piece, Progress, Request, SamplingParams, Timings
 from tests.fakes import TEMPLATE, FakeClock, FakeModel, FakeSampler, echo
 from tests.service.door import make_engine, make_request, wait_until
 
@@ -198,16 +198,61 @@ def test_cancel_after_the_end_does_nothing():
     assert isinstance(outcome(request)[1], Done)
 
 
-@pytest.mark.parametrize("n_steps", [0, 3])
-def test_time_is_over_waiting_or_running(n_steps: int):
+@pytest.mark.parametrize("n_steps", [0, 1])
+def test_time_is_over_before_there_is_any_text(n_steps: int):
     clock = FakeClock()
     engine = load(FakeModel(), clock=clock, timeout_s=240)
-    request = submit(engine)
+    request = submit(engine, "x" * 40)
     run(engine, n_steps)
     clock.now += 240
     run(engine, 1)
     end = outcome(request)[1]
     assert isinstance(end, Failed) and isinstance(end.error, TimedOut) and "240 s" in end.error.message
+
+
+@pytest.mark.parametrize(("stop", "text"), [((), "You sa"), (("said: no",), "You sa"), (("You said: no",), "You sa")])
+def test_time_is_over_in_the_middle_of_an_answer_which_ends_with_what_there_is(stop: tuple[str, ...], text: str):
+    """A request of 196 pieces was thrown away with 504. What was held back for a stop string is a part of it."""
+    clock = FakeClock()
+    engine = load(FakeModel(), clock=clock, timeout_s=240)
+    request = submit(engine, stop=stop)
+    run(engine, 6)
+    clock.now += 240
+    run(engine, 1)
+    assert outcome(request) == (text, Done(FinishReason.LENGTH, 11, 6, timings=Timings(0, 0, 240)))
+    assert engine.n_running == 0 and engine.model.n_open_samplers == 0
+
+
+def test_time_is_over_while_an_answer_is_put_back():
+    clock = FakeClock()
+    model = FakeModel(lambda prompt: "y" * 60, n_context=100, n_cells=110)
+    engine = load(model, clock=clock, timeout_s=240)
+    requests = [submit(engine, word, max_tokens=60) for word in ("a", "b")]
+    while not engine._put_back:
+        run(engine, 1)
+    clock.now += 240
+    run(engine, 1)
+    for request in requests:
+        text, end = outcome(request)
+        assert text == "y" * end.n_output_tokens != "" and end.reason is FinishReason.LENGTH
+
+
+@pytest.mark.parametrize("n_steps", [0, 3, 14])
+def test_time_is_over_for_all_choices_of_an_answer_alike(n_steps: int):
+    """One choice may run, one be complete, and one wait: if one has text, no other throws the answer away."""
+    clock = FakeClock()
+    engine = load(FakeModel(), clock=clock, timeout_s=240, max_streams=1)
+    group = [make_request(engine, "x") for _ in range(2)]
+    engine.submit(group)
+    run(engine, n_steps)
+    clock.now += 240
+    run(engine, 1)
+    texts, ends = zip(*map(outcome, group), strict=True)
+    if n_steps == 0:
+        assert all(isinstance(end.error, TimedOut) for end in ends)
+    else:
+        assert "".join(texts) and ends[1].reason is FinishReason.LENGTH
+        assert ends[0].reason is (FinishReason.STOP if n_steps == 14 else FinishReason.LENGTH)
 
 
 def test_fault_fails_only_that_request():
@@ -563,19 +608,93 @@ def test_group_is_accepted_whole_or_not_at_all():
 
 
 def test_progress_is_told_to_who_asked():
-    model = FakeModel(lambda prompt: "y", max_batch=16)
-    engine = load(model, max_streams=1)
+    model, clock = FakeModel(lambda prompt: "y", max_batch=16), FakeClock()
+    engine = load(model, max_streams=1, clock=clock)
     submit(engine, "first")
     second = make_request(engine, "x" * 40)
     second.wants_progress = True
     engine.submit([second])
-    run(engine, 60)
+    for _ in range(60):
+        run(engine, 1)
+        clock.now += TELL_S
     got = events(second)
     progress = [event for event in got if isinstance(event, Progress)]
     assert progress[0].place == 1 and progress[0].n_computed == 0
     computed = [event.n_computed for event in progress if event.place == 0]
     assert computed == sorted(computed) and computed[0] > 0 and computed[-1] < len(second.prompt_tokens)
     assert isinstance(got[-2], Piece) and isinstance(got[-1], Done)
+
+
+def ask_with_progress(engine: Engine, prompt: str) -> Request:
+    request = make_request(engine, prompt)
+    request.wants_progress = True
+    engine.submit([request])
+    return request
+
+
+def test_progress_is_told_on_change_and_not_with_every_step():
+    """31 waiting requests were each told of every step: it woke as many threads, and a stream took 1.2-1.6x as long."""
+    clock = FakeClock()
+    engine = load(FakeModel(lambda prompt: "y" * 200), max_streams=1, max_queue=50, clock=clock)
+    streams = [submit(engine), submit(engine)]
+    run(engine, 1)
+    waiting = [ask_with_progress(engine, f"{i}") for i in range(30)]
+    looked: list[object] = []
+    predict = engine._predict_s
+    engine._predict_s = lambda *args: (looked.append(args), predict(*args))[1]
+    run(engine, 100)
+    assert [[event.place for event in events(request)] for request in waiting] == [[i] for i in range(2, 32)]
+    assert len(looked) == 30  # and nothing was computed for nobody
+    clock.now += TELL_S
+    run(engine, 10)
+    assert not any(events(request) for request in waiting)  # nothing has changed
+    engine.cancel(streams[0])
+    run(engine, 10)
+    assert not any(events(request) for request in waiting)  # too soon
+    clock.now += TELL_S
+    run(engine, 10)
+    assert [[event.place for event in events(request)] for request in waiting] == [[i] for i in range(1, 31)]
+
+
+def test_computed_prompt_is_told_at_most_once_a_second():
+    clock = FakeClock()
+    engine = load(FakeModel(max_batch=16), clock=clock)
+    request = ask_with_progress(engine, "x" * 300)
+    told = []
+    for _ in range(12):
+        run(engine, 1)
+        told += [event.n_computed for event in events(request)]
+        clock.now += TELL_S / 4
+    assert told == [16, 80, 144]
+
+
+def test_who_waits_for_anothers_prefix_is_told_too():
+    engine = load(FakeModel())
+    submit(engine, "p" * 200 + "a")
+    follower = ask_with_progress(engine, "p" * 200 + "b")
+    run(engine, 2)
+    assert [event.place for event in events(follower)] == [1]
+
+
+@pytest.mark.parametrize(("stop", "text"), [(("STOP",), "one "), (("P two",), "one STO"), ((), "one STOP two")])
+def test_every_token_of_the_answer_has_its_probability(stop: tuple[str, ...], text: str):
+    """Those of tokens that were held back for a stop string vanished when it was complete."""
+    engine = load(FakeModel(lambda prompt: "one STOP two"))
+    request = submit(engine, stop=stop, n_logprobs=0)
+    run(engine)
+    *pieces, end = events(request)
+    assert "".join(piece.text for piece in pieces) == text
+    assert len([entry for piece in pieces for entry in piece.logprobs]) == end.n_output_tokens
+
+
+def test_bytes_that_are_no_text_have_their_probabilities():
+    engine = load(FakeModel(lambda prompt: b"a\xf0\x9f"))
+    request = submit(engine, n_logprobs=0)
+    run(engine)
+    *pieces, end = events(request)
+    assert "".join(piece.text for piece in pieces) == "a\N{REPLACEMENT CHARACTER}"
+    assert b"".join(entry.data for piece in pieces for entry in piece.logprobs) == b"a\xf0\x9f"
+    assert end.n_output_tokens == 3
 
 
 def test_logprobs_come_with_the_text_they_belong_to():
@@ -799,8 +918,8 @@ def test_every_accepted_request_has_exactly_one_end(
             elif action == "chat":
                 prompt, n = value
                 messages = [{"role": "system", "content": system_prompt}, {"role": "user", "content": prompt}]
-                request = Request("chat", engine.prompter.encode_chat(messages), SamplingParams(max_tokens=n))
                 with contextlib.suppress(QueueFull, Draining):
+                    request = Request("chat", engine.prompter.encode_chat(messages), SamplingParams(max_tokens=n))
                     engine.submit([request])
                     accepted.append(request)
             elif action == "step":
@@ -829,7 +948,8 @@ def test_every_accepted_request_has_exactly_one_end(
         assert alone.startswith(text)
         if isinstance(got[-1], Done):
             n_most = min(request.params.max_tokens, model.n_context - len(request.prompt_tokens))
-            assert text == alone[:n_most]
+            is_late = clock.now - request.submitted_at >= 240
+            assert text == alone[:n_most] or (is_late and text and got[-1].reason is FinishReason.LENGTH)
         elif not has_faults:
             assert got[-1].error.code in ("client_gone", "timeout", "draining")
     assert model.n_open_samplers == 0 and model.is_closed
