@@ -3,7 +3,8 @@
 `llama` answers with llama.cpp, the tests with a model without weights. Knows tokens, positions and sequences. Knows
 nothing of requests, text rules, queues or HTTP.
 
-Threads: a Vocabulary is read-only, so any thread may use it; what Model adds to it belongs to the engine thread.
+Threads: a Vocabulary is read-only, so any thread may use it, as long as it likes, after `close` too; what Model adds to
+it belongs to the engine thread.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,7 @@ from .check import (
     TOKENS_SCHEMA,
     Parameter,
     anything,
+    check_characters,
     check_text,
     check_tokens,
     flag,
@@ -132,6 +134,8 @@ def parse_json(content_type: str | None, data: bytes) -> dict[str, Any]:
         raise BadRequest("the body is not JSON: a number is too long", code="invalid_json") from error
     if not isinstance(body, dict):
         raise BadRequest(f"the body is {name_type(body)}: must be a JSON object", code="invalid_type")
+    if _HALF_PAIR.search(text):
+        check_characters(body)
     return body
 
 
@@ -264,6 +268,9 @@ def _make_ask(said: dict[str, Any], **route: Any) -> Ask:
         wants_progress=said.get("return_progress", False),
         **route,
     )
+
+
+_HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")  # only an escape can write one: the body is UTF-8
 
 
 def _refuse_constant(name: str) -> None:

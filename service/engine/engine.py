@@ -315,7 +315,8 @@ class Engine:
         assert self._model is not None and self._cache is not None and self._prompter is not None
         tokens = system_prompt.encode(self._prompter, self._limits.system_prompt)
         path = self._state_path(system_prompt.state_name(self._model.has_flash_attention))
-        system_prompt.pin(self._model, self._cache, tokens, path, lambda: self._phase is not Phase.STOPPED)
+        is_wanted = lambda: self._phase in (Phase.LOADING, Phase.READY)  # noqa: E731
+        system_prompt.pin(self._model, self._cache, tokens, path, is_wanted)
 
     def _renew_system_prompt(self, now: float) -> None:
         """Some templates write the date: what was pinned yesterday, no chat begins with today."""

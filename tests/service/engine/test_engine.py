@@ -830,6 +830,22 @@ def test_choice_of_attention_is_remembered_and_the_system_prompt_survives_it(tmp
     assert {path.name for path in tmp_path.iterdir()} == {"steps.json", "prompt-flash.bin"}
 
 
+@pytest.mark.parametrize("end", [Engine.drain, lambda engine: engine.stop(0)], ids=["drain", "stop"])
+@pytest.mark.parametrize("kind", ["steps", "attention"])
+def test_end_of_the_process_interrupts_the_measuring_within_a_step(end: Any, kind: str):
+    """SIGTERM during a measurement took 5 s."""
+    ticks = itertools.count()
+    model = FakeModel(max_batch=64, n_context=2048)
+    settings = {"measures": True, "chooses_attention": kind == "attention", "system_prompt": "s" * 50}
+    engine = load(model, clock=lambda: next(ticks) * 0.1, **settings)
+    decode = model.decode
+    model.decode = lambda chunks: (decode(chunks), end(engine))
+    model.batches.clear()
+    while not model.batches:
+        engine.step(idle_s=0)
+    assert len(model.batches) == 1
+
+
 def test_request_interrupts_the_measuring():
     model = FakeModel(lambda prompt: "yes")
     clock = FakeClock()

@@ -8,6 +8,7 @@ import math
 import os
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,19 @@ def test_copy_continues_like_the_original(model: LlamaModel):
     model.copy(5, 0, len(tokens) - 1)
     assert model.forget(5, 0)
     assert generate(model, tokens, 8, start=len(tokens) - 1) == alone
+
+
+def test_vocabulary_outlives_the_model_for_whoever_still_reads_it():
+    """SIGTERM while a worker tokenised: the weights were freed under it, and the process ended with a segfault."""
+    model, freed = make(), []
+    tokens = model.tokenize("What is it?", add_special=True, parse_special=True)
+    weakref.finalize(model, freed.append, "freed")
+    model.close()
+    assert model.tokenize("What is it?", add_special=True, parse_special=True) == tokens
+    assert b"".join(map(model.token_bytes, tokens)).strip() == b"What is it?"
+    assert not model.is_end(tokens[-1]) and not freed
+    del model
+    assert freed  # nothing else keeps it: a thread that is inside one of its calls does
 
 
 def test_saved_state_is_taken_back_by_the_next_start(model: LlamaModel, tmp_path: Path):
