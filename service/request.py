@@ -90,7 +90,8 @@ class Piece:
 
 @dataclass(frozen=True)
 class Done:
-    """n_cached: how many of the prompt's tokens were reused from an earlier request."""
+    """n_cached_tokens: how many of the prompt's tokens were reused from an earlier request of the same client, or from
+    the operator's system prompt."""
 
     reason: FinishReason
     n_prompt_tokens: int
@@ -121,7 +122,9 @@ class Request:
     """One accepted question: token ids in, events out. Times are the engine clock's seconds.
 
     Several requests may share one `events` queue (the choices of one answer): `index` in each event tells them apart.
-    siblings: all that were submitted together, itself too. told: when it was last told how far it is, and what.
+    namespace: only what was computed in the same one is reused. client: who asks. n_reused_tokens: of the prompt, found
+    computed; n_cached_tokens: of these, what the client is told. siblings: all that were submitted together, with
+    itself. told: when it was last told how far it is, and what.
     """
 
     id: str
@@ -129,12 +132,15 @@ class Request:
     params: SamplingParams
     events: queue.SimpleQueue[Event] = field(default_factory=queue.SimpleQueue)
     index: int = 0
+    namespace: str = ""
+    client: str = ""
     wants_progress: bool = False
     state: State = State.NEW
     is_cancelled: bool = False
     submitted_at: float = 0.0
     started_at: float | None = None
     first_token_at: float | None = None
+    n_reused_tokens: int = 0
     n_cached_tokens: int = 0
     n_output_tokens: int = 0
     siblings: Sequence[Request] = field(default=(), repr=False)

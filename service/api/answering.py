@@ -21,6 +21,7 @@ from ..metrics import Metrics
 from ..protocol import Model
 from ..request import Done, Event, Failed, Piece, Request
 from . import body as bodies
+from .caller import Caller
 from .refusal import Environ, Refused, json_response
 from .reply import Reply
 from .watch import Stream, Watch
@@ -117,13 +118,24 @@ class Answering:
         grammar = ask.grammar.resolve(model) if ask.grammar else None
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         n_choices = ask.n * len(prompts)
+        caller: Caller = environ["llm.caller"]
         requests = []
         for i in range(n_choices):
             tokens, own = prompts[i // ask.n], params[i // ask.n]
             own = replace(own, grammar=grammar, seed=bodies.choice_seed(own.seed, i % ask.n))
             request_id = environ["llm.request_id"] + (f"-{i}" if n_choices > 1 else "")
-            wants_progress = ask.wants_progress and ask.is_stream
-            requests.append(Request(request_id, tokens, own, events, i, wants_progress))
+            requests.append(
+                Request(
+                    request_id,
+                    tokens,
+                    own,
+                    events,
+                    i,
+                    namespace=caller.namespace(ask.cache_salt),
+                    client=caller.client,
+                    wants_progress=ask.wants_progress and ask.is_stream,
+                )
+            )
         self._engine.submit(requests)
         no = lambda: False  # noqa: E731
         is_gone, is_half_closed = (environ.get(f, no) for f in ("waitress.client_disconnected", "llm.is_half_closed"))

@@ -22,6 +22,7 @@ from . import body as bodies
 from . import openapi, page
 from . import reply as reply_room
 from .answering import PING_S, POLL_S, Answering
+from .caller import read_caller
 from .keys import Keys
 from .refusal import Environ, Refused, guard, json_response
 from .reply import ChatReply, CompletionReply, GenerateReply
@@ -56,9 +57,10 @@ def make_app(
         environ = bottle.request.environ
         if environ["PATH_INFO"] not in OPEN_PATHS:
             try:
-                keys.check(environ.get("HTTP_AUTHORIZATION", ""))
+                key = keys.check(environ.get("HTTP_AUTHORIZATION", ""))
             except ServiceError as error:
                 raise refuse(bottle.request.environ, error) from error
+            environ["llm.caller"] = read_caller(environ, key)
 
     @app.get("/healthz")
     def healthz() -> bottle.HTTPResponse:

@@ -33,7 +33,7 @@ from .check import (
     text,
     whole,
 )
-from .content import LOGIT_BIAS, MAX_CHOICES, MESSAGES, PROMPT, PROMPTS, STOP, STREAM_OPTIONS
+from .content import LOGIT_BIAS, MAX_CHOICES, MESSAGES, PROMPT, PROMPTS, SALT, STOP, STREAM_OPTIONS
 
 MAX_TOP_LOGPROBS = {"chat": 20, "completion": 5}
 N_SEEDS = 2**32 - 1  # llama.cpp reads 2**32 - 1 itself as "take any"
@@ -102,6 +102,7 @@ class Ask:
     n: int = 1
     n_logprobs: int | None = None
     grammar: Grammar | None = None
+    cache_salt: str = ""
     is_stream: bool = False
     wants_usage: bool = False
     wants_progress: bool = False
@@ -263,6 +264,7 @@ def _make_ask(said: dict[str, Any], **route: Any) -> Ask:
         stop=said.get("stop", ()),
         logit_bias=said.get("logit_bias", ()),
         grammar=grammars[0] if grammars else None,
+        cache_salt=said.get("cache_salt", ""),
         is_stream=said.get("stream", False),
         wants_usage=(options or {}).get("include_usage", False),
         wants_progress=said.get("return_progress", False),
@@ -290,6 +292,7 @@ _COMMON = {
     "response_format": RESPONSE_FORMAT,
     "json_schema": JSON_SCHEMA,
     "grammar": GBNF,
+    "cache_salt": SALT,
     "stream": flag("server-sent events instead of one JSON"),
     "stream_options": STREAM_OPTIONS,
     "return_progress": flag("with stream: chunks that say how far the prompt is"),

@@ -30,6 +30,7 @@ class Watch:
         self._engine = engine
         self._is_client_gone, self._is_half_closed = is_client_gone, is_half_closed
         self._poll_s = poll_s
+        self._is_closed = False
 
     def next_event(self, timeout_s: float | None) -> Event | None:
         """The next event, or None after timeout_s without one: sooner if the client has ended its sending, because only
@@ -50,9 +51,11 @@ class Watch:
                     return None
 
     def close(self) -> None:
-        """Frees the engine of what still waits or runs; otherwise nothing."""
-        for request in self.requests:
-            self._engine.cancel(request)
+        """Frees the engine of what still waits or runs; otherwise nothing. Safe to call twice."""
+        if not self._is_closed:
+            self._is_closed = True
+            for request in self.requests:
+                self._engine.cancel(request)
 
 
 class Stream:

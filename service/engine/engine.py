@@ -419,10 +419,10 @@ class Engine:
         request.state = State.RUNNING
         request.started_at = run.last_token_at = now
         assert run.sequence is not None
-        request.n_cached_tokens = run.sequence.n_computed
-        self._admission.observe_start(len(request.prompt_tokens), request.n_cached_tokens)
+        request.n_reused_tokens, request.n_cached_tokens = run.sequence.n_computed, run.n_told
+        self._admission.observe_start(len(request.prompt_tokens), request.n_reused_tokens)
         self._metrics.prompt_tokens.inc(len(request.prompt_tokens))
-        self._metrics.cached_tokens.inc(request.n_cached_tokens)
+        self._metrics.cached_tokens.inc(request.n_reused_tokens)
         seed = self._rng.getrandbits(32) if request.params.seed is None else request.params.seed
         try:
             run.sampler = self._model.make_sampler(request.params, seed, request.prompt_tokens)
@@ -435,20 +435,22 @@ class Engine:
         """Give a run a sequence that begins with the longest computed prefix, unless somebody is about to compute a
         longer one, or there is no room for all of its tokens now."""
         assert self._cache is not None
-        match = self._cache.match(run.tokens)
+        request = run.request
+        match = self._cache.match(run.tokens, request.namespace, request.client)
         if match.leader:
-            self._followers[run.request] = Lead(match.leader, match.leader.tokens, match.n_leader)
+            self._followers[request] = Lead(match.leader, match.leader.tokens, match.n_leader)
             return False
-        self._followers.pop(run.request, None)
+        self._followers.pop(request, None)
         n_claimed = sum(other.n_gap for other in self._runs) + len(self._runs)
         n_used = self._cache.count_cells(is_evictable_free=True)
         is_counted = match.source and (match.source.is_busy or match.source.is_pinned)
         n_new = len(run.tokens) + 1 - (match.n if is_counted else 0)
         if self._runs and n_used + n_claimed + n_new > self._cache.n_cells:
             return False
-        run.sequence = self._cache.open(run.tokens, match)
+        run.sequence = self._cache.open(run.tokens, match, request.namespace, request.client)
         if run.sequence is None:
             return False
+        run.n_told = match.n_told
         self._runs.append(run)
         return True
 
@@ -466,9 +468,13 @@ class Engine:
         self._free(run, Failed(_model_failed(), run.request.index), is_kept=False)
 
     def report(self, run: Run) -> None:
+        """What others had computed is not told, so it is as if the request had begun with its own alone."""
         assert run.sequence is not None
-        wait_s = run.n_gap * (self._cost.row_s() or 0.0)
-        self._tell(run.request, 0, wait_s, run.sequence.n_computed)
+        request = run.request
+        n_computed = run.sequence.n_computed - (request.n_reused_tokens - request.n_cached_tokens)
+        n_computed = max(n_computed, request.n_cached_tokens)
+        wait_s = (len(request.prompt_tokens) - n_computed) * (self._cost.row_s() or 0.0)
+        self._tell(request, 0, wait_s, n_computed)
 
     def put_back_youngest(self) -> None:
         """The cache is full of running requests: the one that began last starts again when there is room."""
@@ -524,14 +530,16 @@ class Engine:
     # Engine thread: telling
 
     def _tell_waiting(self, now: float) -> None:
-        """Looks at the queue once per TELL_S, and when somebody has come: not in every step."""
+        """Looks at the queue once per TELL_S, and when somebody has come: not in every step. Who could begin but for
+        another's prefix is told nothing: that there is such another is not its business."""
         if not self._has_newcomers and now - self._told_at < TELL_S:
             return
         self._has_newcomers, self._told_at = False, now
         n_tokens = 0
         for place, request in enumerate(self._waiting, 1):
             n_tokens += len(request.prompt_tokens)
-            if request.wants_progress:
+            is_free = len(self._runs) < self._max_streams and request in self._followers
+            if request.wants_progress and not is_free:
                 self._tell(request, place, self._predict_s(n_tokens, place), 0)
 
     def _tell(self, request: Request, place: int, wait_s: float, n_computed: int) -> None:
@@ -569,7 +577,7 @@ class Engine:
             "request %s: prompt_tokens=%d cached_tokens=%d output_tokens=%d queue_ms=%d ttft_ms=%s total_ms=%d reason=%s",  # noqa: E501
             request.id,
             len(request.prompt_tokens),
-            request.n_cached_tokens,
+            request.n_reused_tokens,
             request.n_output_tokens,
             queue_s * 1e3,
             "-" if ttft_s is None else round(ttft_s * 1e3),

@@ -6,6 +6,10 @@ stays until a request that is alone needs its room, and comes back with the next
 continues the sequence that shares most with it, or starts with a copy of the shared part: in a unified cache a copy
 shares the cells, so it costs nothing.
 
+A request finds only what was computed in its own namespace, and what is pinned. Of what it finds it is told what its
+client would find alone: a sequence knows how much of it each client has asked for and when, and nothing of that counts
+any more once something that was used later had to go.
+
 Cells are counted without asking the model: whoever first computes from position p on owns what follows, and every other
 holder of it has a beginning of it, because copies always start at position 0. So the cells in use are, for each owner,
 those of the holder that reaches farthest.
@@ -38,7 +42,8 @@ class Memory(Protocol):
 @dataclass(eq=False)
 class Sequence:
     """tokens: what is computed (the first n_computed) and what is still to be. n_begun: how many it began with. spans:
-    (owner, first position)."""
+    (owner, first position). client: whose request it belongs to, or belonged to last. claims: by client, how many of
+    its first tokens that one's requests had, and when they ended."""
 
     id: int
     tokens: list[int] = field(default_factory=list)
@@ -47,6 +52,9 @@ class Sequence:
     is_busy: bool = False
     is_pinned: bool = False
     used_at: int = 0
+    namespace: str = ""
+    client: str = ""
+    claims: dict[str, tuple[int, int]] = field(default_factory=dict)
     spans: list[tuple[int, int]] = field(default_factory=list)
 
     @property
@@ -57,13 +65,15 @@ class Sequence:
 @dataclass(frozen=True)
 class Match:
     """source: the sequence with the longest computed common prefix, n tokens of it. leader: a busy sequence that is
-    about to have a longer one, n_leader tokens, worth waiting for. n_used: longest that a busy or pinned one has."""
+    about to have a longer one, n_leader tokens, worth waiting for. n_used: longest that a busy or pinned one has.
+    n_told: how many of the n are pinned, or would be there if the client were the only one."""
 
     source: Sequence | None
     n: int
     leader: Sequence | None = None
     n_leader: int = 0
     n_used: int = 0
+    n_told: int = 0
 
 
 class PrefixCache:
@@ -87,7 +97,7 @@ class PrefixCache:
         self._free = list(range(n_sequences - 1, -1, -1))
         self._live: dict[int, Sequence] = {}
         self._kept: list[int] = []
-        self._tick = 0
+        self._tick = self._evicted_at = 0
         self._n_owners = 0
 
     @property
@@ -117,33 +127,37 @@ class PrefixCache:
                     reach[owner] = size
         return total
 
-    def match(self, tokens: list[int]) -> Match:
+    def match(self, tokens: list[int], namespace: str = "", client: str = "") -> Match:
         """At least the last token is left to compute, because its logits are needed."""
-        best, n_best, leader, n_leader, n_used = None, 0, None, 0, 0
+        best, n_best, leader, n_leader, n_used, n_told = None, 0, None, 0, 0, 0
         limit = len(tokens) - 1
         if not self._shares:
             return Match(None, 0)
         for sequence in self._live.values():
+            if sequence.namespace != namespace and not sequence.is_pinned:
+                continue
             n_common = count_common(sequence.tokens, tokens, limit)
             n = min(n_common, sequence.n_computed)
             n_used = max(n_used, n if sequence.is_busy or sequence.is_pinned else 0)
+            n_told = max(n_told, min(n, self._count_own(sequence, client)))
             if n > n_best or (n and n == n_best and best and best.is_busy and not sequence.is_busy):
                 best, n_best = sequence, n
             if n_common > max(n, n_leader) and sequence.is_busy:
                 leader, n_leader = sequence, n_common
         if n_leader - n_best < MIN_WAIT_TOKENS:
             leader, n_leader = None, 0
-        return Match(best, n_best, leader, n_leader, n_used)
+        return Match(best, n_best, leader, n_leader, n_used, n_told)
 
-    def open(self, tokens: list[int], match: Match) -> Sequence | None:
+    def open(self, tokens: list[int], match: Match, namespace: str = "", client: str = "") -> Sequence | None:
         """A busy sequence for these tokens that begins with what matched; None if all sequences are busy or pinned.
 
         The list stays the caller's: what is appended to it is to be computed too.
         """
         sequence = self._open(tokens, match)
         if sequence:
+            sequence.namespace, sequence.client = namespace, client
             sequence.n_begun = sequence.n_computed
-            self._retention.observe_start(tokens, match.n, match.n_used)
+            self._retention.observe_start(tokens, match.n, match.n_used, namespace)
             self._shrink()
         return sequence
 
@@ -172,6 +186,7 @@ class PrefixCache:
         sequence.tokens = sequence.tokens[: sequence.n_computed]
         self._tick += 1
         sequence.used_at = self._tick
+        sequence.claims[sequence.client] = (sequence.n_computed, self._tick)
         self._retention.observe_end(sequence.n_computed - sequence.n_begun)
         if not sequence.tokens or not self._shares:
             self.drop(sequence)
@@ -241,6 +256,11 @@ class PrefixCache:
     def _continue(self, sequence: Sequence, n: int) -> None:
         """From position n on the sequence computes for itself."""
         sequence.n_computed = n
+        sequence.claims = {
+            client: (min(n_claimed, n), tick)
+            for client, (n_claimed, tick) in sequence.claims.items()
+            if tick > self._evicted_at
+        }
         self._n_owners += 1
         sequence.spans = [*((owner, start) for owner, start in sequence.spans if start < n), (self._n_owners, n)]
 
@@ -266,6 +286,12 @@ class PrefixCache:
         sequence.used_at = self._tick
         return sequence
 
+    def _count_own(self, sequence: Sequence, client: str) -> int:
+        """How many tokens of a sequence this client may be told of."""
+        n_claimed, tick = sequence.claims.get(client, (0, 0))
+        is_own = sequence.is_pinned or (sequence.is_busy and sequence.client == client)
+        return max(sequence.n_computed if is_own else 0, n_claimed if tick > self._evicted_at else 0)
+
     def _pin_beginning(self, source: Sequence) -> None:
         """A copy costs no cells, so what is to be kept is kept as soon as somebody has computed it."""
         n = len(self._kept)
@@ -287,6 +313,7 @@ class PrefixCache:
         if not retired:
             return False
         oldest = min(retired, key=lambda sequence: sequence.used_at)
-        self._retention.forget(oldest.tokens)
+        self._evicted_at = max(self._evicted_at, oldest.used_at)
+        self._retention.forget(oldest.tokens, oldest.namespace)
         self.drop(oldest)
         return True

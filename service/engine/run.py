@@ -27,6 +27,7 @@ class Run:
     sequence: Computed | None = None
     logprobs: list[TokenLogprob] = field(default_factory=list)
     draft: list[int] = field(default_factory=list)
+    n_told: int = 0  # of the tokens that were found, when it got its sequence, those that its client is told of
     guess: Guess = field(default_factory=Guess)
     last_token_at: float = 0.0
 

@@ -380,6 +380,38 @@ def test_choice_that_fails_later_fails_the_whole_body():
     assert (reply.status, reply.error["code"]) == (500, "model_failed") and engine.cancelled == [0, 1]
 
 
+def test_each_key_has_a_namespace_and_a_salt_narrows_it():
+    keys = ["sk-0123456789abcdef", "sk-fedcba9876543210"]
+    engine, _ = script(Piece("a"), ended())
+    door = Door(make_app(make_config(), engine, Metrics(), keys=Keys(keys)))
+    seen = []
+    for key in keys:
+        for more in ({}, {}, {"cache_salt": "me"}, {"cache_salt": "you"}):
+            assert door.post("/generate", {"prompt": "x", **more}, Authorization=f"Bearer {key}").status == 200
+            (request,) = engine.requests
+            seen.append((request.client, request.namespace))
+            assert key not in f"{seen[-1]}"
+    assert len({client for client, _ in seen}) == 2 and len({namespace for _, namespace in seen}) == 6
+
+
+@pytest.mark.parametrize("salt", ["", "x" * 257, 7, ["a"], {}])
+def test_salt_is_a_short_text(salt: Any):
+    reply = script()[1].post("/v1/chat/completions", {**HELLO, "cache_salt": salt})
+    assert reply.status == 400 and reply.error["param"] == "cache_salt"
+
+
+def test_without_keys_cached_tokens_are_those_of_ones_own_address(service: Running):
+    told = []
+    for address in ("203.0.113.1", "203.0.113.2", "203.0.113.1", "203.0.113.2"):
+        service.door.headers = {"X-Real-IP": address}
+        reply = service.door.post("/v1/chat/completions", HELLO).json
+        told.append(reply["usage"]["prompt_tokens_details"]["cached_tokens"])
+        assert reply["timings"]["cache_n"] == told[-1]
+        assert reply["timings"]["prompt_n"] == 11 - told[-1]
+    assert told == [0, 0, 10, 10]
+    assert service.metrics.cached_tokens._value.get() == 30
+
+
 def test_what_was_accepted_is_answered_while_the_node_drains():
     """SIGTERM between submit and reply: 500 for an accepted request."""
     engine, door = script(Piece("a"), ended())

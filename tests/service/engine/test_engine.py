@@ -668,12 +668,13 @@ def test_computed_prompt_is_told_at_most_once_a_second():
     assert told == [16, 80, 144]
 
 
-def test_who_waits_for_anothers_prefix_is_told_too():
-    engine = load(FakeModel())
+@pytest.mark.parametrize(("max_streams", "places"), [(4, []), (1, [1])])
+def test_who_waits_only_for_anothers_prefix_is_not_told_so(max_streams: int, places: list[int]):
+    engine = load(FakeModel(), max_streams=max_streams)
     submit(engine, "p" * 200 + "a")
     follower = ask_with_progress(engine, "p" * 200 + "b")
     run(engine, 2)
-    assert [event.place for event in events(follower)] == [1]
+    assert [event.place for event in events(follower)] == places
 
 
 @pytest.mark.parametrize(("stop", "text"), [(("STOP",), "one "), (("P two",), "one STO"), ((), "one STOP two")])
