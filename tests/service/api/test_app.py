@@ -13,6 +13,7 @@ import pytest
 from service.api import page
 from service.api.app import make_app
 from service.api.keys import Keys
+from service.api.status import COARSE, PRIVATE
 from service.api.watch import Watch
 from service.errors import ServiceError
 from service.metrics import Metrics
@@ -210,9 +211,11 @@ def test_status_is_the_numbers_of_metrics(service: Running):
     told = dict(line.rsplit(" ", 1) for line in lines if line.startswith("llm_") and "{" not in line)
     numbers = status["metrics"]
     assert numbers["llm_requests_finished_total"] == numbers["llm_requests_refused_total"] == 1
-    assert {name: float(told[name]) for name in told if "_created" not in name} == {
-        name: value for name, value in numbers.items() if name in told
+    hidden = {*PRIVATE, *COARSE}
+    assert {name: float(told[name]) for name in told if "_created" not in name and name not in hidden} == {
+        name: value for name, value in numbers.items() if name in told and name not in hidden
     }
+    assert not numbers.keys() & set(PRIVATE) and set(PRIVATE) <= told.keys()
     assert len([name for name in numbers if name in told]) > 20
 
 
