@@ -118,7 +118,6 @@ def make_limits(settings: Config) -> Limits:
         step_s=settings.step_ms / 1e3,
         speculates=settings.speculate != "off",
         system_prompt=settings.system_prompt,
-        chooses_attention=settings.flash_attn == config.AUTO,
     )
 
 
@@ -148,11 +147,9 @@ def prepare_llama(settings: Config, *, n_sequences: int | None = None, is_unifie
     return load
 
 
-def _has_flash_attention(settings: Config, known: Measured) -> bool:
-    """auto: what an earlier start found faster here; before that on, which is faster where heads share keys."""
-    if settings.flash_attn != config.AUTO:
-        return settings.flash_attn == "on"
-    return known.flash_attention is not False
+def _has_flash_attention(settings: Config, known: Measured) -> bool | None:
+    """auto: what an earlier start found faster here; None leaves it to the model, by a rule or a short measurement."""
+    return known.flash_attention if settings.flash_attn == config.AUTO else settings.flash_attn == "on"
 
 
 class Loading:

@@ -87,7 +87,7 @@ SETTINGS = (
         "LLM_FLASH_ATTN",
         "choice",
         AUTO,
-        "flash attention; auto: by measurement, on if the cache is q8_0, which needs it",
+        "flash attention; auto: on if heads share keys or the cache is q8_0, else measured",
         choices=("on", "off", AUTO),
     ),
     Setting("LLM_REPACK", "choice", "on", "rearrange weights for this CPU at load", choices=("on", "off")),

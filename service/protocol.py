@@ -81,10 +81,8 @@ class Model(Vocabulary, Protocol):
 
     def copy(self, source: int, target: int, n: int) -> None: ...
 
-    def forget(self, sequence: int, start: int) -> bool: ...
-
-    def set_flash_attention(self, is_on: bool) -> None:
-        """Change the kind of attention; every sequence must be empty."""
+    def forget(self, sequence: int, start: int) -> bool:
+        """Drop a sequence from position `start` on; from 0 always. False: only a part, which this model cannot drop."""
 
     def logprob(self, index: int, token: int, n_top: int) -> TokenLogprob:
         """How likely the token was after row `index`, and the n_top likeliest ones."""

@@ -18,7 +18,7 @@ from .errors import ServiceError
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How to choose tokens and when to end. The ranges live in schema.py, which checks them.
+    """How to choose tokens and when to end. The ranges live in api/body.py, which checks them.
 
     logit_bias: (token, bias added to its logit). n_logprobs: likeliest tokens to report beside each chosen one, None
     for no report at all. grammar: GBNF that the answer must follow.

@@ -149,11 +149,6 @@ class FakeModel:
         del cells[start:]
         return True
 
-    def set_flash_attention(self, is_on: bool) -> None:
-        self._check_thread()
-        assert not self.n_used_cells, "what was computed would be lost"
-        self.has_flash_attention = is_on
-
     def logprob(self, index: int, token: int, n_top: int) -> TokenLogprob:
         """The chosen token is certain; the others follow it in the alphabet."""
         top = tuple((token + i, self.token_bytes(token + i), -float(i)) for i in range(n_top))

@@ -2,7 +2,7 @@
 
 Reads credentials as the oci command line does (~/.oci/config, OCI_CONFIG_FILE, OCI_CLI_PROFILE) and a pkrvars file made
 from packer/oci/example.pkrvars.hcl. An image that exists already, from this run or an earlier one, is found again and
-not baked again. Writes build/image-oci.json. Knows the order of things; each thing itself is an oci_*.py beside this.
+not baked again. Writes build/image-oci.json. Knows the order of things; the files beside this do them.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ with --vars says otherwise. A job that is running is followed instead of started
 goes on. Knows the order of things; stack.py, job.py and first_answer.py do them.
 
 Policies, in the compartment: manage orm-family, instance-family, compute-management-family, virtual-network-family and
-load-balancers; inspect compartments in the tenancy. Options of the stack need more: see the README.
+load-balancers; inspect compartments in the tenancy. Options of the stack need more: see rm-stack/README.md.
 Exit codes: 0 done, 1 a problem or no consent, 2 wrong command line, 130 stopped by Ctrl-C.
 """
 

@@ -43,7 +43,7 @@ ADVICE = (
         "NotAuthorized",
         "check that a policy has all of:\n    "
         + "\n    ".join(STATEMENTS[need] for need in APPLYING)
-        + "\n  and for options those in the README's section Deploy to Oracle Cloud",
+        + "\n  and for options those in rm-stack/README.md, section Permissions",
     ),
     ("TooManyRequests", "run again in a minute: what was made stays"),
 )

@@ -1,9 +1,9 @@
 """What a step costs on this machine: seconds by number of rows and by what their attention reads, measured.
 
 The time does not grow evenly: CPU kernels work on groups of rows, so 9 rows may cost what 16 do, and 16 less than twice
-8. GRID holds the sizes that are measured, and CELLS how many cells are read to find the price of attention, once, in
-idle time after the first start. Real steps then say by what factor all of them are dearer now: neighbours on the same
-cores. From the table follow how many rows a step may have and how many streams pay.
+8. GRID holds the sizes that are measured, once, in idle time after the first start (`calibration`). Real steps then say
+by what factor all of them are dearer now: neighbours on the same cores. From the table follow how many rows a step may
+have and how many streams pay.
 
 Knows numbers and one small file. Knows nothing of requests, models or llama.cpp. `observe`, `measured` and
 `measured_cell` belong to the engine thread; the rest may be called from any thread.
@@ -23,8 +23,7 @@ STATE_NAME = "steps.json"
 log = logging.getLogger(__name__)
 
 GRID = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-CELLS = 1024  # that the measurement of attention reads per row
-CELL_ROWS = 32  # rows of that measurement
+CELL_ROWS = 32  # rows of the steps that the price of attention is found with
 BLIND_ROWS = 32  # the budget of a step as long as nothing was measured
 BLIND_PROMPT_ROWS = 128  # and as long as no stream waits
 PATIENCE = 5  # a step may take so many times the goal while no stream waits: a newcomer or a farewell waits for its end
@@ -55,14 +54,16 @@ class StepCost:
         self._max_rows = max_rows
         self._points = dict(known.points)
         self._cell_s = known.cell_s
+        self._first: dict[int, float] = {}  # a real step, as long as nothing is measured
         self._factor = 1.0
+        self._n_measurable = max_rows
 
     @property
     def missing(self) -> list[int]:
         """Sizes that nobody has measured yet, smallest first. Two long steps end it: one may be odd."""
         if sum(seconds >= ENOUGH_S for seconds in self._points.values()) >= 2:
             return []
-        return [rows for rows in GRID if rows <= self._max_rows and rows not in self._points]
+        return [rows for rows in GRID if rows <= self._n_measurable and rows not in self._points]
 
     @property
     def is_measured(self) -> bool:
@@ -87,11 +88,11 @@ class StepCost:
         return steps + (f", {self._cell_s * 1e6:.2f}ms per row and 1000 cells" if self._cell_s is not None else "")
 
     def observe(self, rows: int, seconds: float, n_attended: int = 0) -> None:
-        """A step took so long; n_attended: cells that its rows read, all in all. Before anything is measured it is the
-        first measurement."""
+        """A step took so long; n_attended: cells that its rows read, all in all. Before anything is measured the first
+        one stands for all."""
         expected = self.seconds(rows, n_attended)
         if not expected:
-            self._points[min((size for size in GRID if size >= rows), default=rows)] = max(seconds, 1e-9)
+            self._first = {rows: max(seconds, 1e-9)}
             return
         factor = self._factor * (1 - WEIGHT + WEIGHT * seconds / expected)
         self._factor = min(max(factor, 1.0), MAX_FACTOR)
@@ -101,13 +102,17 @@ class StepCost:
         self._points[rows] = max(seconds, 1e-9)
 
     def measured_cell(self, seconds: float) -> None:
-        """A step of CELL_ROWS rows that each attend to CELLS cells took so long."""
-        self._cell_s = max(seconds - (self.base_s(CELL_ROWS) or seconds), 0.0) / (CELL_ROWS * CELLS)
+        """Each cell that a row attends to makes a step so much longer."""
+        self._cell_s = seconds
+
+    def leave_out(self, rows: int) -> None:
+        """Steps of so many rows and more cannot be measured here."""
+        self._n_measurable = rows - 1
 
     def base_s(self, rows: int) -> float | None:
         """Time of a step over an empty cache on the machine at rest: of the cheapest measured size that is not smaller,
         because a step never costs more than a larger one; beyond the largest in proportion. None: nothing known."""
-        points = list(self._points.items())
+        points = list((self._points or self._first).items())
         larger = [seconds for size, seconds in points if size >= rows]
         if not points:
             return None
@@ -153,6 +158,8 @@ class StepCost:
         points = [(rows, seconds) for rows in sizes if (seconds := self.seconds(rows) or 0) <= self._goal_s]
         if not points:
             return MIN_STREAMS if self._points else MAX_STREAMS
+        if any(max(sizes) < rows <= MAX_STREAMS for rows in self.missing):  # larger ones may be found to pay
+            return MAX_STREAMS
         best = max(rows / seconds for rows, seconds in points)
         return max(next(rows for rows, seconds in points if rows / seconds * WORTH >= best), MIN_STREAMS)
 

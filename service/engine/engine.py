@@ -3,7 +3,7 @@
 A running request has tokens, and its sequence knows how many of them are computed. Each step hands out rows so that
 this number catches up; whoever has caught up gets a new token. There is no prefill phase and no decode phase.
 
-What happens in a step is in `batch`, what can be reused in `prefix`, what a step costs in `cost`, who may come in in
+What happens in a step is in `step`, what can be reused in `prefix`, what a step costs in `cost`, who may come in in
 `admission`. Knows nothing of HTTP, JSON or llama.cpp.
 
 Any thread may call submit, cancel, drain, stop and read the properties. load, step and close belong to the engine
@@ -28,12 +28,12 @@ from ..protocol import Chunk, Model
 from ..request import Done, Failed, FinishReason, Progress, Request, SamplingParams, State, Timings
 from . import cost, system_prompt
 from .admission import Admission
+from .calibration import Calibration
 from .cost import StepCost
 from .prefix import PrefixCache
 from .retention import Retention
 from .run import Lead, Run
 from .step import Batch
-from .survey import Survey
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class Phase(enum.Enum):
 @dataclass(frozen=True)
 class Limits:
     """What the engine is allowed; the settings of the same names say what they mean. max_streams None: by
-    measurement. measures: whether the machine is measured when idle; chooses_attention: also the kind of attention."""
+    measurement. measures: whether the machine is measured when idle."""
 
     max_streams: int | None = None
     max_queue: int = 32
@@ -65,7 +65,6 @@ class Limits:
     speculates: bool = True
     measures: bool = True
     system_prompt: str = ""
-    chooses_attention: bool = False
 
 
 class Engine:
@@ -98,7 +97,7 @@ class Engine:
         self._prompter: Prompter | None = None
         self._cache: PrefixCache | None = None
         self._retention = Retention()
-        self._survey: Survey | None = None
+        self._calibration: Calibration | None = None  # while something is left to measure
         self._cost = StepCost(limits.step_s, 1)
         self._admission = Admission(limits.max_queue, limits.max_queue_tokens, limits.max_wait_s)
         self._max_streams = limits.max_streams or self._cost.choose_streams()
@@ -253,21 +252,14 @@ class Engine:
         self._cache = PrefixCache(
             model, model.n_sequences, model.n_cells, retention=self._retention, shares=model.shares
         )
-        self._survey = Survey(
-            model,
-            self._cache,
-            self._cost,
-            self._is_wanted,
-            chooses_attention=self._limits.chooses_attention and known.flash_attention is None,
-            on_empty=self._pin_system_prompt,
-            clock=self._clock,
-        )
         parts = (model, self._cache, self._cost, self._metrics, self._clock, self._runs)
         self._batch = Batch(*parts, self, speculates=self._limits.speculates)
         self._max_streams = self._choose_streams()
         loaded = self._clock()
         self._warm_up(model)
         self._pin_system_prompt()
+        if self._limits.measures and not self._cost.is_measured:
+            self._calibration = Calibration(model, self._cache, self._cost, self._clock)
         self._busy_at = self._renewed_at = self._clock()
         with self._changed:
             if self._phase is Phase.LOADING:
@@ -301,7 +293,7 @@ class Engine:
         """Every weight is touched and the whole way to a token is gone once."""
         assert self._cache is not None
         tokens = model.tokenize("Hello", add_special=True, parse_special=False)[: model.max_batch]
-        sequence = self._cache.open_empty(tokens)
+        sequence = self._cache.lend()
         assert sequence is not None
         model.decode([Chunk(sequence.id, 0, tokens, 1)])
         sampler = model.make_sampler(SamplingParams(max_tokens=1, temperature=0), 0, tokens)
@@ -393,8 +385,8 @@ class Engine:
 
     @property
     def _wants_measuring(self) -> bool:
-        is_wanted = self._limits.measures and self.is_ready and self._survey is not None and not self._survey.is_done
-        return is_wanted and not self.n_waiting and self._clock() - self._busy_at >= REST_S
+        is_resting = self.is_ready and not self.n_waiting and self._clock() - self._busy_at >= REST_S
+        return is_resting and self._calibration is not None and self._calibration.can_go_on()
 
     def _begin_all(self, now: float) -> None:
         for run in list(self._put_back):
@@ -454,7 +446,7 @@ class Engine:
         self._runs.append(run)
         return True
 
-    # Engine thread: what the batch asks of its owner
+    # Engine thread: what the step asks of its owner
 
     def complete(self, run: Run, reason: FinishReason) -> None:
         run.flush()
@@ -509,22 +501,19 @@ class Engine:
             self._end(run.request, event)
             self._changed.notify_all()
 
-    def _is_wanted(self) -> bool:
-        """Asked between the steps of a measurement, each of which is progress."""
-        self._on_beat(self._clock())
-        return self.n_waiting > 0 or self._phase is not Phase.READY
-
     def _measure(self) -> None:
-        """Nobody waits: learn one thing more about this machine."""
-        assert self._survey is not None and self._model is not None
-        self._survey.measure_next()
-        if self._survey.is_done:
+        """Nobody waits: one step of learning about this machine. What is found is kept at once."""
+        assert self._calibration is not None and self._model is not None
+        if not self._calibration.step():
+            return
+        found = cost.Measured(self._cost.points, self._cost.cell_s, self._model.has_flash_attention)
+        cost.save(self._state_path(cost.STATE_NAME), found)
+        if self._calibration.is_done:
+            self._calibration.close()
+            self._calibration = None
             self._max_streams = self._choose_streams()
             self._retention.cell_price = self._cell_price()
-            is_flash = self._model.has_flash_attention
-            found = cost.Measured(self._cost.points, self._cost.cell_s, is_flash)
-            cost.save(self._state_path(cost.STATE_NAME), found)
-            kind = "flash" if is_flash else "plain"
+            kind = "flash" if self._model.has_flash_attention else "plain"
             log.info("steps measured: %s; %s attention, %d streams", self._cost, kind, self._max_streams)
 
     # Engine thread: telling

@@ -2,9 +2,9 @@
 
 A sequence is a list of tokens of which the first n_computed are in the model's memory. A busy one belongs to a running
 request; a retired one stays as cache until its room or its number is needed, least recently used first; a pinned one
-stays until a request that is alone needs its room, and comes back with the next that computes the same. A new request
-continues the sequence that shares most with it, or starts with a copy of the shared part: in a unified cache a copy
-shares the cells, so it costs nothing.
+stays until a request that is alone needs its room, and comes back with the next that computes the same; a lent one is
+for measurements, and gives up its cells before anything else goes. A new request continues the sequence that shares
+most with it, or starts with a copy of the shared part: in a unified cache a copy shares the cells, so it costs nothing.
 
 A request finds only what was computed in its own namespace, and what is pinned. Of what it finds it is told what its
 client would find alone: a sequence knows how much of it each client has asked for and when, and nothing of that counts
@@ -51,6 +51,7 @@ class Sequence:
     n_begun: int = 0
     is_busy: bool = False
     is_pinned: bool = False
+    is_lent: bool = False
     used_at: int = 0
     namespace: str = ""
     client: str = ""
@@ -109,11 +110,16 @@ class PrefixCache:
         return len(self._free)
 
     @property
+    def n_free_cells(self) -> int:
+        """Cells that nobody holds, not even as cache."""
+        return self._n_cells - self.count_cells()
+
+    @property
     def sequences(self) -> list[Sequence]:
         return list(self._live.values())
 
     def count_cells(self, *, is_evictable_free: bool = False) -> int:
-        """Cells in use; with is_evictable_free those that only retired sequences hold count as free."""
+        """Cells in use; with is_evictable_free those that only retired and lent sequences hold count as free."""
         reach: dict[int, int] = {}
         total = 0
         for sequence in self._live.values():
@@ -161,9 +167,15 @@ class PrefixCache:
             self._shrink()
         return sequence
 
-    def open_empty(self, tokens: list[int]) -> Sequence | None:
-        """A busy sequence that begins with nothing, for measurements: no request asked for it."""
-        return self._open(tokens, Match(None, 0))
+    def lend(self) -> Sequence | None:
+        """A sequence of nobody's, to measure with: what is computed in it is the first to go when room is needed, so
+        its n_computed may have become 0. `drop` gives it back. None as long as no number is to spare."""
+        if len(self._free) < 2:  # the last one is for a request
+            return None
+        sequence = Sequence(self._free.pop(), is_lent=True)
+        self._live[sequence.id] = sequence
+        self._continue(sequence, 0)
+        return sequence
 
     def _open(self, tokens: list[int], match: Match) -> Sequence | None:
         source, n = match.source, match.n
@@ -230,28 +242,22 @@ class PrefixCache:
         assert sequence.n_gap == 0
         sequence.is_busy, sequence.is_pinned = False, True
 
-    def clear(self) -> None:
-        """Forget everything, pinned or not; nothing may be busy."""
-        for sequence in self.sequences:
-            assert not sequence.is_busy
-            self.drop(sequence)
-
     def make_room(self, n_new: int, *, is_last: bool = False) -> bool:
-        """Evict retired sequences, and pinned ones if nothing else is left to do (is_last), until n_new more tokens
-        fit. False if they do not, even so."""
+        """Give up what is lent, evict retired sequences, and pinned ones if nothing else is left to do (is_last), until
+        n_new more tokens fit. False if they do not, even so."""
         if sum(sequence.n_computed for sequence in self._live.values()) + n_new <= self._n_cells:
             return True  # an upper bound, and cheap
         while self.count_cells() + n_new > self._n_cells:
-            if not self._evict_oldest() and not (is_last and self._unpin()):
+            if not self._give_up() and not (is_last and self._unpin()):
                 return False
         return True
 
-    def give_up(self) -> bool:
+    def empty(self) -> bool:
         """Forget all that nobody runs. Returns whether there was anything."""
-        n_before = len(self._live)
-        while self._evict_oldest() or self._unpin():
-            pass
-        return len(self._live) < n_before
+        has_any = False
+        while self._give_up() or self._unpin():
+            has_any = True
+        return has_any
 
     def _continue(self, sequence: Sequence, n: int) -> None:
         """From position n on the sequence computes for itself."""
@@ -268,7 +274,7 @@ class PrefixCache:
         """Give up retired sequences that cost the running ones more than they save."""
         limit = self._retention.n_kept(self._n_cells)
         while limit < self._n_cells and self.count_cells() - self.count_cells(is_evictable_free=True) > limit:
-            self._evict_oldest()
+            self._give_up()
 
     def _begin_with(self, source: Sequence | None, n: int, tokens: list[int]) -> Sequence:
         """A new sequence whose first n tokens are those of source; there must be a free number."""
@@ -308,8 +314,16 @@ class PrefixCache:
             self.drop(sequence)
         return bool(pinned)
 
+    def _give_up(self) -> bool:
+        """Free some cells: lent ones, else those of the oldest retired sequence. False: there are none."""
+        for sequence in self._live.values():
+            if sequence.is_lent and sequence.n_computed:
+                self.rewind(sequence, 0)
+                return True
+        return self._evict_oldest()
+
     def _evict_oldest(self, keep: Sequence | None = None) -> bool:
-        retired = [s for s in self._live.values() if not (s.is_busy or s.is_pinned or s is keep)]
+        retired = [s for s in self._live.values() if not (s.is_busy or s.is_pinned or s.is_lent or s is keep)]
         if not retired:
             return False
         oldest = min(retired, key=lambda sequence: sequence.used_at)

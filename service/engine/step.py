@@ -220,7 +220,7 @@ class Batch:
             assert run.sequence is not None
             run.draft = []
             self._cache.rewind(run.sequence, run.sequence.n_computed)
-        if isinstance(error, NoRoom) and (len(self._runs) > 1 or self._cache.give_up()):
+        if isinstance(error, NoRoom) and (len(self._runs) > 1 or self._cache.empty()):
             if len(self._runs) > 1:
                 self._owner.put_back_youngest()
             return

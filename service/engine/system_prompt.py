@@ -16,7 +16,7 @@ from .. import store
 from ..chat.prompt import Prompter
 from ..errors import ConfigError, ModelError, ServiceError
 from ..protocol import Chunk, Model
-from .prefix import PrefixCache, Sequence
+from .prefix import Match, PrefixCache, Sequence
 from .retention import count_common
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def pin(
     if not tokens or not model.shares:
         return
     cache.keep(tokens)
-    sequence = cache.open_empty(tokens)
+    sequence = cache.open(tokens, Match(None, 0))
     assert sequence is not None
     is_restored = path is not None and _read_back(model, sequence, path)
     for start in [] if is_restored else range(0, len(tokens), model.max_batch):

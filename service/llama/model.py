@@ -17,7 +17,7 @@ from pathlib import Path
 from ..errors import ModelFatal
 from ..protocol import Chunk, Sampler
 from ..request import SamplingParams, TokenLogprob
-from . import state
+from . import attention_kind, state
 from .binding import import_binding, listen
 from .context import LlamaContext, choose_cells
 from .sampler import LlamaSampler, read_logprob
@@ -50,9 +50,10 @@ class LlamaModel(LlamaVocabulary):
 
     path: the GGUF file. n_context: tokens per sequence, None for the model's own up to max_auto_context. n_cells: size
     of the cache in tokens, None for AUTO_CACHE_CONTEXTS contexts or what a quarter of the memory holds. n_threads: for
-    decode and prefill alike (a batch of several sequences uses n_threads_batch, so both are set). max_batch: rows per
-    decode, which is also how long the engine thread can be away. is_quiet: llama.cpp's warnings about a file that loads
-    were logged before. Raises ModelFatal if the file cannot be used.
+    decode and prefill alike (a batch of several sequences uses n_threads_batch, so both are set). has_flash_attention:
+    None for the faster kind (`attention_kind`). max_batch: rows per decode, which is also how long the engine thread
+    can be away. is_quiet: llama.cpp's warnings about a file that loads were logged before. Raises ModelFatal if the
+    file cannot be used.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class LlamaModel(LlamaVocabulary):
         n_threads: int,
         n_cells: int | None = None,
         cache_type: str = "f16",
-        has_flash_attention: bool = True,
+        has_flash_attention: bool | None = True,
         repacks: bool = True,
         n_sequences: int = MIN_SEQUENCES,
         max_batch: int = 256,
@@ -108,6 +109,8 @@ class LlamaModel(LlamaVocabulary):
             cache_type=cache_type,
             is_unified=is_unified,
         )
+        if has_flash_attention is None:
+            has_flash_attention = attention_kind.is_flash_faster(*self._describe_heads())
         self._open_context(has_flash_attention, is_quiet)
 
     def decode(self, chunks: Sequence[Chunk]) -> None:
@@ -118,9 +121,6 @@ class LlamaModel(LlamaVocabulary):
 
     def forget(self, sequence: int, start: int) -> bool:
         return self._context.forget(sequence, start)
-
-    def set_flash_attention(self, is_on: bool) -> None:
-        self._open_context(is_on, is_quiet=False)
 
     def logprob(self, index: int, token: int, n_top: int) -> TokenLogprob:
         return read_logprob(self._lib, self._context.handle, self, index, token, n_top)
@@ -161,16 +161,30 @@ class LlamaModel(LlamaVocabulary):
         size = f"{n_params / 1e9:.1f}B" if n_params >= 1e9 else f"{n_params / 1e6:.1f}M"
         return buffer.value.decode("utf-8", "replace").replace("?B", size)
 
+    def _describe_heads(self) -> tuple[int, int, int]:
+        """Heads, key heads and values of a head in the first layer; of a hybrid that may be one without attention."""
+        lib, model = self._lib, self._model
+        n_heads, n_keys = lib.llama_model_n_head(model), lib.llama_model_n_head_kv(model)
+        name, size = self._read_text("general.architecture"), 0
+        if n_heads:
+            size = int(self._read_text(f"{name}.attention.key_length") or lib.llama_model_n_embd(model) // n_heads)
+        return n_heads, n_keys, size
+
+    def _read_text(self, key: str) -> str:
+        """A value of the file's header as text, '' if there is none."""
+        buffer = ctypes.create_string_buffer(64)
+        n = self._lib.llama_model_meta_val_str(self._model, key.encode(), buffer, len(buffer))
+        return buffer.value.decode("utf-8", "replace") if n > 0 else ""
+
     def _read_sampling_defaults(self) -> dict[str, float | int]:
         """The file's general.sampling.* keys, under our names; a value that is no number is left out."""
         found: dict[str, float | int] = {}
         for key, (name, kind) in _SAMPLING_KEYS.items():
-            buffer = ctypes.create_string_buffer(64)
-            if self._lib.llama_model_meta_val_str(self._model, key.encode(), buffer, len(buffer)) > 0:
+            if text := self._read_text(key):
                 try:
-                    found[name] = kind(buffer.value)
+                    found[name] = kind(text)
                 except ValueError:
-                    log.warning("%s=%s: not a number, ignored", key, buffer.value.decode("utf-8", "replace"))
+                    log.warning("%s=%s: not a number, ignored", key, text)
         return found
 
 

@@ -10,6 +10,7 @@ import json
 from typing import Any
 
 from ..errors import ModelError
+from .deep_stack import call_deep
 
 
 class LlamaVocabulary:
@@ -29,15 +30,7 @@ class LlamaVocabulary:
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """Text -> token ids. add_special: put BOS/EOS where the vocabulary wants them; parse_special: read markers."""
         data = text.encode()
-        n_room = len(data) + 2  # every token but BOS and EOS spends at least one byte
-        while True:
-            tokens = (self._lib.llama_token * n_room)()
-            n = self._lib.llama_tokenize(self._vocab, data, len(data), tokens, n_room, add_special, parse_special)
-            if n >= 0:
-                return list(tokens[:n])
-            if -n <= n_room:
-                raise ModelError(f"llama_tokenize answered {n} for {len(data)} bytes")
-            n_room = -n
+        return call_deep(lambda: self._tokenize(data, add_special, parse_special), len(data))
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes a token stands for; markers such as <|im_end|> stand for none. May be part of a character."""
@@ -81,3 +74,14 @@ class LlamaVocabulary:
 
     def _special_text(self, token: int) -> str:
         return self.piece(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
+
+    def _tokenize(self, data: bytes, add_special: bool, parse_special: bool) -> list[int]:
+        n_room = len(data) + 2  # every token but BOS and EOS spends at least one byte
+        while True:
+            tokens = (self._lib.llama_token * n_room)()
+            n = self._lib.llama_tokenize(self._vocab, data, len(data), tokens, n_room, add_special, parse_special)
+            if n >= 0:
+                return list(tokens[:n])
+            if -n <= n_room:
+                raise ModelError(f"llama_tokenize answered {n} for {len(data)} bytes")
+            n_room = -n

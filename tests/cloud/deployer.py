@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 
-from tests.cloud.account import REGION
 from tests.cloud.person import Terminal, settle_in
 from tests.cloud.services.compute import IMAGE
 from tests.cloud.services.resource_manager import RUNNING
-from tests.cloud.tenancy import COMPARTMENT, Gate, Tenancy
+from tests.cloud.tenancy import COMPARTMENT, REGION, Gate, Tenancy
 
 APPLYING = r"POST .*/loadBalancers$"  # a call in the middle of an apply
 NEWS_TIMEOUT_S = 600

@@ -1,31 +1,63 @@
 #!/usr/bin/env python3
-"""A `packer` for tests: answers the commands that cloud/bake.py uses and makes the image in the loopback account.
+"""A `packer` for tests: answers the commands that cloud/bake.py uses and makes the image in the loopback tenancy.
 
-How it behaves is in PACKER_DOUBLE: "" (all well), "fails before image", "fails after image", "makes nothing",
-"old", "no plugin", "invalid". Knows Packer's command line; needs no template.
+As the real one it launches an instance of Ubuntu's image, makes an image of it, and ends it. How it behaves is in
+PACKER_DOUBLE: "" (all well), "fails before image", "fails after image", "makes nothing", "old", "no plugin",
+"invalid". Knows Packer's command line; needs no template.
 """
 
 import json
 import os
+import re
 import sys
+import time
+from pathlib import Path
+
+SHAPE = "VM.Standard.A2.Flex"  # the template's default
 
 
-def variables() -> dict[str, str]:
+def variables() -> dict[str, object]:
+    """Those of the -var-file, which a test writes with a value of JSON on each line, and each -var."""
+    (file,) = (argument.removeprefix("-var-file=") for argument in sys.argv if argument.startswith("-var-file="))
+    given = {name: json.loads(value) for name, value in re.findall(r"(?m)^(\w+) = (.+)$", Path(file).read_text())}
     pairs = [argument.removeprefix("-var=") for argument in sys.argv if argument.startswith("-var=")]
-    return dict(pair.split("=", 1) for pair in pairs)
+    return given | dict(pair.split("=", 1) for pair in pairs)
 
 
-def create_image(given: dict[str, str]) -> str:
-    """What the plugin's last but one step does."""
+def create_image(given: dict) -> str:
+    """What the plugin does but for its last step, which writes the image's capability schema."""
     import oci  # slow, and only this command needs it
 
     config = oci.config.from_file(given["oci_config_file"], given["oci_profile"])
     compute = oci.core.ComputeClient(config, service_endpoint=os.environ["LLAMAKILN_OCI_ENDPOINT"])
-    tags = {"product": "llamakiln", "model": given["model"], "bake": given["bake"]}
-    details = oci.core.models.CreateImageDetails(
-        compartment_id=os.environ["PACKER_DOUBLE_COMPARTMENT"], display_name=given["image_name"], freeform_tags=tags
+    models = oci.core.models
+    home = given["compartment_ocid"]
+    images = compute.list_images(home, operating_system="Canonical Ubuntu", shape=SHAPE).data
+    base = next(image for image in images if image.display_name.startswith("Canonical-Ubuntu-22.04-aarch64-"))
+    launch = models.LaunchInstanceDetails(
+        compartment_id=home,
+        availability_domain=given["availability_domain"],
+        display_name=f"{given['image_name']}-bake",
+        shape=SHAPE,
+        source_details=models.InstanceSourceViaImageDetails(image_id=base.id),
+        create_vnic_details=models.CreateVnicDetails(subnet_id=given["subnet_ocid"]),
     )
-    return compute.create_image(details).data.id
+    instance = wait(compute.get_instance, compute.launch_instance(launch).data.id, "RUNNING")
+    details = models.CreateImageDetails(
+        compartment_id=given.get("image_compartment_ocid") or home,
+        display_name=given["image_name"],
+        instance_id=instance,
+        freeform_tags={"product": "llamakiln", "model": given["model"], "bake": given["bake"]},
+    )
+    image = wait(compute.get_image, compute.create_image(details).data.id, "AVAILABLE")
+    compute.terminate_instance(instance)
+    return image
+
+
+def wait(get: object, ocid: str, state: str) -> str:
+    while get(ocid).data.lifecycle_state != state:
+        time.sleep(0.01)
+    return ocid
 
 
 def build(behaviour: str) -> int:
@@ -42,8 +74,7 @@ def build(behaviour: str) -> int:
     if behaviour == "fails after image":
         print("==> oracle-oci.node: Error updating image schema: NotAuthorizedOrNotFound")
         return 1
-    with open(given["manifest"], "w") as file:
-        json.dump({"builds": [{"artifact_id": image}]}, file)
+    Path(given["manifest"]).write_text(json.dumps({"builds": [{"artifact_id": image}]}))
     return 0
 
 

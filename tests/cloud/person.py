@@ -7,20 +7,24 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tests.cloud.tenancy import Tenancy
 
 
 def environment(tenancy: Tenancy, folder: Path) -> dict[str, str]:
     """What to set so that scripts talk to the tenancy; writes ~/.oci/config's twin into `folder`."""
-    pem = tenancy.key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
-    )
     config, key = folder / "config", folder / "key.pem"
-    for file, content in ((key, pem), (config, config_text(tenancy, key).encode())):
-        file.touch(mode=0o600)
-        file.write_bytes(content)
+    write_key(key, tenancy.key)
+    config.touch(mode=0o600)
+    config.write_text(config_text(tenancy, key))
     return {"OCI_CONFIG_FILE": str(config), "LLAMAKILN_OCI_ENDPOINT": tenancy.url}
+
+
+def write_key(file: Path, key: rsa.RSAPrivateKey) -> None:
+    form = serialization.PrivateFormat.TraditionalOpenSSL  # PKCS#1, which every Packer reads
+    file.touch(mode=0o600)
+    file.write_bytes(key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()))
 
 
 def config_text(tenancy: Tenancy, key: Path) -> str:

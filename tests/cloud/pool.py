@@ -10,9 +10,8 @@ from typing import Any
 
 import oci
 
-from tests.cloud.account import A2
 from tests.cloud.services.autoscaling import KINDS as AUTOSCALING
-from tests.cloud.services.compute import IMAGE
+from tests.cloud.services.compute import A2, IMAGE
 from tests.cloud.services.compute_management import KINDS as MANAGEMENT
 from tests.cloud.services.identity import DOMAINS
 from tests.cloud.services.load_balancer import BALANCER, backend_health

@@ -26,10 +26,16 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from waitress.server import create_server
 
-from tests.cloud.account import FINGERPRINT, REGION, TENANCY, USER, is_signed
+from tests.cloud.signature import is_signed
 
+REGION = "eu-frankfurt-1"
+TENANCY = "ocid1.tenancy.oc1..test"
+USER = "ocid1.user.oc1..test"
+FINGERPRINT = "aa:bb:cc:dd:ee:ff:00:11:22:33:44:55:66:77:88:99"
+KEY_ID = f"{TENANCY}/{USER}/{FINGERPRINT}"
 COMPARTMENT = "ocid1.compartment.oc1..stack"
 N_DOMAINS = 3
+OF_ORACLE = {"compartmentId": "None"}  # what Oracle provides is in no compartment, and in every list
 Json = dict[str, Any]
 
 
@@ -161,10 +167,13 @@ class Tenancy:
     def new_ocid(self, word: str) -> str:
         return f"ocid1.{word}.oc1.{REGION}.{next(self._count):04d}"
 
-    def put(self, kind: Kind, body: Json) -> Json:
-        """Make one as the API does: defaults, what was asked, what the API fills in, first state."""
+    def put(self, kind: Kind, body: Json, ocid: str = "") -> Json:
+        """Make one as the API does: defaults, what was asked, what the API fills in, first state.
+
+        ocid: a test's own name for it.
+        """
         item = {**kind.defaults, **{name: value for name, value in body.items() if value is not None}}
-        item.update({"id": self.new_ocid(kind.word), "timeCreated": now()})
+        item.update({"id": ocid or self.new_ocid(kind.word), "timeCreated": now()})
         item.setdefault("freeformTags", {})
         item.setdefault("definedTags", {})
         if kind.ready:
@@ -238,8 +247,7 @@ class Tenancy:
         """One page of a list, filtered by every query parameter that is a field."""
         query = dict(bottle.request.query.decode())
         for name, wanted in query.items():
-            known = "lifecycleState" if name == "lifecycleState" else name
-            items = [item for item in items if known not in item or str(item[known]) == wanted]
+            items = [item for item in items if str(item.get(name, wanted)) in (wanted, OF_ORACLE.get(name))]
         start, size = int(query.get("page", 0)), min(int(query.get("limit", self.page_size)), self.page_size)
         if start + size < len(items):
             bottle.response.set_header("opc-next-page", str(start + size))
@@ -301,7 +309,7 @@ class Tenancy:
         self.calls.append(call)
         try:
             is_open = request.path.startswith("/p/")  # a pre-authenticated request's own address
-            if not is_open and not is_signed(request, self.key.public_key()):
+            if not is_open and not is_signed(request, KEY_ID, self.key.public_key()):
                 raise Refused(
                     401, "NotAuthenticated", "The required information to complete authentication was not provided"
                 )

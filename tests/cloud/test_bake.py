@@ -1,6 +1,6 @@
-"""The OCI bake against an account on loopback: what it checks, what it makes, what it says when something is wrong.
+"""The OCI bake against a tenancy on loopback: what it checks, what it makes, what it says when something is wrong.
 
-Packer is a double that makes the image in that account; tests/packer validates the real template with a real Packer.
+Packer is a double that makes the image in that tenancy; tests/packer validates the real template with a real Packer.
 """
 
 from __future__ import annotations
@@ -21,25 +21,30 @@ from scripts.cloud.session import open_session
 from scripts.files import REPOSITORY
 from scripts.models.catalog import load_catalog
 from scripts.problem import Problem
-from tests.cloud import account as cloud
+from tests.cloud.bakery import BASE_IMAGE, BASE_IMAGE_NAME, GROUP, SUBNET, add_instance, furnish
+from tests.cloud.person import settle_in, write_key
+from tests.cloud.services.compute import A1, A2
+from tests.cloud.services.identity import DOMAINS
+from tests.cloud.services.network import ssh_rule
+from tests.cloud.tenancy import COMPARTMENT, USER, Tenancy
 
 GATEWAY = "ocid1.natgateway.oc1..1"
-GROUP = "ocid1.networksecuritygroup.oc1..1"
+DOMAIN = DOMAINS[0]
 MODEL = next(iter(load_catalog()))
 NAME = f"llamakiln-{MODEL}-{command.read_pins()['LLAMAKILN_VERSION']}-arm64"
 PERSON = {
-    "compartment_ocid": cloud.COMPARTMENT,
-    "availability_domain": cloud.DOMAIN,
-    "subnet_ocid": cloud.SUBNET,
+    "compartment_ocid": COMPARTMENT,
+    "availability_domain": DOMAIN,
+    "subnet_ocid": SUBNET,
 }
 
 
 class Bake:
     """One person's machine: credentials, a pkrvars file, a stage, and `bake()` to run the script there."""
 
-    def __init__(self, folder: Path, account: cloud.Account, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, folder: Path, tenancy: Tenancy, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = folder
-        self.account = account
+        self.tenancy = tenancy
         self.environ = monkeypatch
         self.report = folder / "build/image-oci.json"
         self.write_variables()
@@ -47,12 +52,8 @@ class Bake:
         packer = folder / "packer"
         packer.write_text(f'#!/bin/sh\nexec {sys.executable} {REPOSITORY}/tests/cloud/packer_double.py "$@"\n')
         packer.chmod(0o755)
-        for name in ("http_proxy", "HTTP_PROXY", "OCI_CLI_PROFILE", "PACKER_DOUBLE"):
-            monkeypatch.delenv(name, raising=False)
-        monkeypatch.setenv("OCI_CONFIG_FILE", str(account.write_config(folder)))
-        monkeypatch.setenv("LLAMAKILN_OCI_ENDPOINT", account.url)
+        settle_in(monkeypatch, tenancy, folder)
         monkeypatch.setenv("PACKER", str(packer))
-        monkeypatch.setenv("PACKER_DOUBLE_COMPARTMENT", cloud.COMPARTMENT)
 
     def write_variables(self, **changes: object) -> None:
         values = {**PERSON, **changes}
@@ -67,18 +68,19 @@ class Bake:
 
     def images(self) -> list[dict]:
         """The images that we made."""
-        return [image for image in self.account.resources["images"].values() if image["freeformTags"]]
+        return [image for image in self.tenancy.live("images") if image["displayName"] == NAME]
 
 
 @pytest.fixture
-def account():
-    with cloud.Account() as running:
+def tenancy():
+    with Tenancy() as running:
+        furnish(running)
         yield running
 
 
 @pytest.fixture
-def bake(tmp_path, account, monkeypatch) -> Bake:
-    return Bake(tmp_path, account, monkeypatch)
+def bake(tmp_path, tenancy, monkeypatch) -> Bake:
+    return Bake(tmp_path, tenancy, monkeypatch)
 
 
 def fault(bake: Bake, *arguments: str, packer: str = "") -> Problem:
@@ -88,15 +90,15 @@ def fault(bake: Bake, *arguments: str, packer: str = "") -> Problem:
     return raised.value
 
 
-def test_bake_makes_one_image_for_both_shapes_and_writes_it_down(bake, account):
+def test_bake_makes_one_image_for_both_shapes_and_writes_it_down(bake, tenancy):
     bake()
     (image,) = bake.images()
-    assert account.resources["imageShapes"][image["id"]] == {cloud.A1, cloud.A2}
+    assert set(tenancy.resources["imageShapes"][image["id"]]) == {A1, A2}
     report = json.loads(bake.report.read_text())
     assert report["image_ocid"] == image["id"]
     assert report["image_name"] == image["displayName"] == NAME
-    assert report["shapes"] == [cloud.A2, cloud.A1]
-    assert report["base_image"]["name"] == "Canonical-Ubuntu-22.04-aarch64-2026.10.31-0"
+    assert report["shapes"] == [A2, A1]
+    assert report["base_image"]["name"] == BASE_IMAGE_NAME
     assert (report["how"], report["packer"], report["bake"]) == ("baked", "1.10.0", bake.key)
     assert [stage["name"] for stage in report["stages"]][-2:] == ["image: Packer", "image: shapes"]
 
@@ -109,26 +111,26 @@ def test_packer_output_goes_to_the_log_and_its_steps_to_the_screen(bake, capsys)
     assert "output will be in this color" not in shown
 
 
-def test_second_bake_finds_the_image_and_changes_nothing(bake, account):
+def test_second_bake_finds_the_image_and_changes_nothing(bake, tenancy):
     bake()
-    account.calls.clear()
+    tenancy.calls.clear()
     bake()
     assert len(bake.images()) == 1
-    assert not [call for call in account.calls if not call.startswith("GET ")]
+    assert not [call for call in tenancy.calls if not call.startswith("GET ")]
     assert json.loads(bake.report.read_text())["how"] == "found"
 
 
-def test_dry_run_checks_everything_and_launches_nothing(bake, account, capsys):
+def test_dry_run_checks_everything_and_launches_nothing(bake, tenancy, capsys):
     bake("--dry-run")
-    assert not [call for call in account.calls if not call.startswith("GET ")]
+    assert not [call for call in tenancy.calls if not call.startswith("GET ")]
     assert not bake.report.exists()
     assert "nothing was launched" in capsys.readouterr().err
 
 
-def test_image_is_found_when_packer_fails_after_making_it(bake, account, capsys):
+def test_image_is_found_when_packer_fails_after_making_it(bake, tenancy, capsys):
     bake(packer="fails after image")
     (image,) = bake.images()
-    assert account.resources["imageShapes"][image["id"]] == {cloud.A1, cloud.A2}
+    assert set(tenancy.resources["imageShapes"][image["id"]]) == {A1, A2}
     assert json.loads(bake.report.read_text())["how"] == "found"
     shown = capsys.readouterr().err
     assert "Error updating image schema" in shown
@@ -144,10 +146,9 @@ def test_packer_that_fails_before_the_image_shows_its_last_lines_and_the_policy(
     assert not bake.report.exists()
 
 
-def test_failed_bake_names_the_instance_that_still_costs_money(bake, account):
+def test_failed_bake_names_the_instance_that_still_costs_money(bake, tenancy):
     for ocid, state in (("ocid1.instance.oc1..left", "RUNNING"), ("ocid1.instance.oc1..gone", "TERMINATED")):
-        instance = {"id": ocid, "displayName": f"{NAME}-bake", "lifecycleState": state}
-        account.resources["instances"][ocid] = instance
+        add_instance(tenancy, ocid, f"{NAME}-bake", state)
     problem = fault(bake, packer="fails before image")
     assert "terminate --instance-id ocid1.instance.oc1..left" in problem.way_out
     assert "ocid1.instance.oc1..gone" not in problem.way_out
@@ -166,12 +167,13 @@ def test_name_taken_by_other_content_is_not_baked_over(bake):
     assert len(bake.images()) == 1
 
 
-def test_image_still_being_made_is_waited_for(bake, account):
+def test_image_still_being_made_is_waited_for(bake, tenancy):
     bake()
     (image,) = bake.images()
-    image["lifecycleState"] = "PROVISIONING"
+    tenancy.looks = 2  # the first of them finds it
+    tenancy.settle(image, "PROVISIONING", "AVAILABLE")
     session = open_session({k: command.os.environ[k] for k in ("OCI_CONFIG_FILE", "LLAMAKILN_OCI_ENDPOINT")})
-    found = find_image(session, cloud.COMPARTMENT, image["displayName"], bake.key)
+    found = find_image(session, COMPARTMENT, image["displayName"], bake.key)
     slept = []
     ready = wait_until_usable(session, found, lambda message: None, sleep=slept.append)
     assert found.lifecycle_state == "PROVISIONING"
@@ -179,7 +181,7 @@ def test_image_still_being_made_is_waited_for(bake, account):
     assert slept == [POLL_S] * 2
 
 
-def test_image_that_ends_badly_is_said(bake, account):
+def test_image_that_ends_badly_is_said(bake, tenancy):
     bake()
     session = open_session(command.os.environ)
     (image,) = bake.images()
@@ -189,51 +191,52 @@ def test_image_that_ends_badly_is_said(bake, account):
         wait_until_usable(session, broken, lambda message: None)
 
 
-def test_wrong_key_ends_it_at_the_first_call(bake, account):
-    account.write_config(bake.folder, rsa.generate_private_key(public_exponent=65537, key_size=2048))
+def test_wrong_key_ends_it_at_the_first_call(bake, tenancy):
+    write_key(bake.folder / "key.pem", rsa.generate_private_key(public_exponent=65537, key_size=2048))
     problem = fault(bake)
     assert "does not accept the credentials" in problem.message
     assert "API keys" in problem.way_out
-    assert len(account.calls) == 1
+    assert len(tenancy.calls) == 1
 
 
-def test_every_fault_is_told_at_once(bake, account):
-    account.resources["limits"]["standard-a2-core-count"]["available"] = 1
-    account.resources["securityLists"]["ocid1.securitylist.oc1..1"]["ingressSecurityRules"] = []
+def test_every_fault_is_told_at_once(bake, tenancy):
+    tenancy.resources["limits"]["standard-a2-core-count"]["available"] = 1
+    rules(tenancy.resources)["ingressSecurityRules"] = []
     problem = fault(bake)
     assert "lets TCP port 22 in" in problem.message
     assert "limit standard-a2-core-count leaves 1 (4 in use)" in problem.message
 
 
 def subnet(resources: dict) -> dict:
-    return resources["subnets"][cloud.SUBNET]
+    return resources["subnets"][SUBNET]
 
 
 def routes(resources: dict) -> dict:
-    return resources["routeTables"]["ocid1.routetable.oc1..1"]
+    return resources["routeTables"][subnet(resources)["routeTableId"]]
 
 
 def rules(resources: dict) -> dict:
-    return resources["securityLists"]["ocid1.securitylist.oc1..1"]
+    (name,) = subnet(resources)["securityListIds"]
+    return resources["securityLists"][name]
 
 
 FAULTS = {
     "no compartment": (
         lambda r: r["compartments"].clear(),
         {},
-        "compartment_ocid=ocid1.compartment.oc1..bake: not there, or not yours",
+        f"compartment_ocid={COMPARTMENT}: not there, or not yours",
         "inspect compartments in tenancy",
     ),
     "compartment being deleted": (
-        lambda r: r["compartments"][cloud.COMPARTMENT].update(lifecycleState="DELETED"),
+        lambda r: r["compartments"][COMPARTMENT].update(lifecycleState="DELETED"),
         {},
-        "bake is DELETED",
+        "stack is DELETED",
         "active",
     ),
     "no subnet": (
         lambda r: r["subnets"].clear(),
         {},
-        "subnet_ocid=ocid1.subnet.oc1.eu-frankfurt-1.public: not there, or not yours",
+        f"subnet_ocid={SUBNET}: not there, or not yours",
         "use virtual-network-family in compartment",
     ),
     "subnet of another domain": (
@@ -256,38 +259,38 @@ FAULTS = {
         "use_private_ip = true",
     ),
     "port 22 closed": (
-        lambda r: rules(r).update(ingressSecurityRules=[cloud.ssh_rule(80, 443)]),
+        lambda r: rules(r).update(ingressSecurityRules=[ssh_rule(80, 443)]),
         {},
         "lets TCP port 22 in",
         "ingress rule",
     ),
     "no such group": (lambda r: None, {"nsg_ocids": ["ocid1.nsg.x"]}, "nsg_ocids=ocid1.nsg.x: not there", "OCID"),
     "shape not offered": (
-        lambda r: r["shapes"].pop(cloud.A2),
+        lambda r: r["shapes"][DOMAIN].pop(A2),
         {},
-        f"shape={cloud.A2}: not offered in {cloud.DOMAIN}",
-        f'shape = "{cloud.A1}"',
+        f"shape={A2}: not offered in {DOMAIN}",
+        f'shape = "{A1}"',
     ),
     "too many OCPUs": (
-        lambda r: r["shapes"][cloud.A2]["ocpuOptions"].update(max=1.0),
+        lambda r: r["shapes"][DOMAIN][A2]["ocpuOptions"].update(max=1.0),
         {},
-        f"ocpus=2: {cloud.A2} takes from 1 to 1",
+        f"ocpus=2: {A2} takes from 1 to 1",
         "set ocpus",
     ),
     "no cores left": (
         lambda r: r["limits"]["standard-a2-core-count"].update(available=1),
         {},
         "leaves 1 (4 in use)",
-        f'shape = "{cloud.A1}"',
+        f'shape = "{A1}"',
     ),
     "no memory left": (
         lambda r: r["limits"]["standard-a1-memory-count"].update(available=8),
-        {"shape": cloud.A1},
+        {"shape": A1},
         "memory_gb=16: limit standard-a1-memory-count leaves 8",
-        f'shape = "{cloud.A2}"',
+        f'shape = "{A2}"',
     ),
     "no base image": (
-        lambda r: r["images"][cloud.BASE_IMAGE].update(displayName="Canonical-Ubuntu-22.04-Minimal-aarch64-2026"),
+        lambda r: r["images"][BASE_IMAGE].update(displayName="Canonical-Ubuntu-22.04-Minimal-aarch64-2026"),
         {},
         "no Ubuntu 22.04 aarch64 image",
         "another shape",
@@ -295,31 +298,31 @@ FAULTS = {
     "wrong domain": (
         lambda r: None,
         {"availability_domain": "Test:US-ASHBURN-AD-1"},
-        f"availability_domain=Test:US-ASHBURN-AD-1: region eu-frankfurt-1 has {cloud.DOMAIN}",
+        f"availability_domain=Test:US-ASHBURN-AD-1: region eu-frankfurt-1 has {', '.join(reversed(DOMAINS))}",
         "region",
     ),
 }
 
 
 @pytest.mark.parametrize(("bend", "changes", "message", "way_out"), FAULTS.values(), ids=FAULTS.keys())
-def test_fault_of_the_account_is_named_before_anything_is_launched(bake, account, bend, changes, message, way_out):
-    bend(account.resources)
+def test_fault_of_the_account_is_named_before_anything_is_launched(bake, tenancy, bend, changes, message, way_out):
+    bend(tenancy.resources)
     bake.write_variables(**changes)
     problem = fault(bake)
     assert message in problem.message
     assert way_out in problem.way_out
-    assert not [call for call in account.calls if not call.startswith("GET ")]
+    assert not [call for call in tenancy.calls if not call.startswith("GET ")]
 
 
-def test_private_bake_needs_only_a_nat_gateway(bake, account):
-    subnet(account.resources).update(prohibitPublicIpOnVnic=True)
-    routes(account.resources)["routeRules"][0].update(networkEntityId=GATEWAY)
+def test_private_bake_needs_only_a_nat_gateway(bake, tenancy):
+    subnet(tenancy.resources).update(prohibitPublicIpOnVnic=True)
+    routes(tenancy.resources)["routeRules"][0].update(networkEntityId=GATEWAY)
     bake.write_variables(use_private_ip=True)
     bake("--dry-run")
 
 
-def test_ssh_rule_may_be_in_a_network_security_group(bake, account):
-    rules(account.resources).update(ingressSecurityRules=[])
+def test_ssh_rule_may_be_in_a_network_security_group(bake, tenancy):
+    rules(tenancy.resources).update(ingressSecurityRules=[])
     bake.write_variables(nsg_ocids=[GROUP])
     bake("--dry-run")
 
@@ -329,28 +332,28 @@ def test_ssh_rule_may_be_in_a_network_security_group(bake, account):
     [
         {"protocol": "all", "source": "0.0.0.0/0"},
         {"protocol": "6", "source": "0.0.0.0/0"},
-        cloud.ssh_rule(1, 65535),
+        ssh_rule(1, 65535),
     ],
     ids=["every protocol", "every port", "a range"],
 )
-def test_broader_rules_let_ssh_in_too(bake, account, rule):
-    rules(account.resources).update(ingressSecurityRules=[rule])
+def test_broader_rules_let_ssh_in_too(bake, tenancy, rule):
+    rules(tenancy.resources).update(ingressSecurityRules=[rule])
     bake("--dry-run")
 
 
-def test_quota_that_cannot_be_read_is_said_and_passed_over(bake, account, capsys):
-    account.resources["limits"].clear()
+def test_quota_that_cannot_be_read_is_said_and_passed_over(bake, tenancy, capsys):
+    tenancy.resources["limits"].clear()
     bake("--dry-run")
     shown = capsys.readouterr().err
     assert "quota: not known (limit standard-a2-core-count" in shown
     assert "read resource-availability in tenancy" in shown
 
 
-def test_image_may_go_to_a_compartment_of_its_own(bake, account):
+def test_image_may_go_to_a_compartment_of_its_own(bake, tenancy):
     images = "ocid1.compartment.oc1..images"
-    account.resources["compartments"][images] = {"id": images, "name": "images", "lifecycleState": "ACTIVE"}
+    other = tenancy.resources["compartments"][COMPARTMENT]
+    tenancy.resources["compartments"][images] = {**other, "id": images, "name": "images"}
     bake.write_variables(image_compartment_ocid=images)
-    bake.environ.setenv("PACKER_DOUBLE_COMPARTMENT", images)
     bake()
     assert json.loads(bake.report.read_text())["compartment_ocid"] == images
 
@@ -363,9 +366,9 @@ def test_image_may_go_to_a_compartment_of_its_own(bake, account):
         ("invalid", "packer validate: Error: Invalid value for variable The ocpus value must be from 1 to 76."),
     ],
 )
-def test_packer_that_cannot_bake_is_told_before_anything_is_launched(bake, account, packer, message):
+def test_packer_that_cannot_bake_is_told_before_anything_is_launched(bake, tenancy, packer, message):
     assert message in fault(bake, packer=packer).message
-    assert not [call for call in account.calls if not call.startswith("GET ")]
+    assert not [call for call in tenancy.calls if not call.startswith("GET ")]
 
 
 @pytest.mark.parametrize(
@@ -377,10 +380,10 @@ def test_packer_that_cannot_bake_is_told_before_anything_is_launched(bake, accou
     ],
     ids=["missing", "misspelled", "ours, not theirs"],
 )
-def test_variables_are_checked_by_name(bake, account, changes, message):
+def test_variables_are_checked_by_name(bake, tenancy, changes, message):
     bake.write_variables(**changes)
     assert message in fault(bake).message
-    assert account.calls == []
+    assert tenancy.calls == []
 
 
 def test_missing_variables_file_says_how_to_make_it(bake):
@@ -393,9 +396,9 @@ def test_file_that_is_not_hcl_is_named(bake):
     assert "my.pkrvars.hcl is not HCL" in fault(bake).message
 
 
-def test_unknown_model_is_told_before_the_cloud_is_asked(bake, account):
+def test_unknown_model_is_told_before_the_cloud_is_asked(bake, tenancy):
     assert "nonesuch" in fault(bake, "--model=nonesuch").message
-    assert account.calls == []
+    assert tenancy.calls == []
 
 
 def test_missing_credentials_say_how_to_make_them(bake):
@@ -408,7 +411,7 @@ def test_missing_credentials_say_how_to_make_them(bake):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        (f"user={cloud.USER}\n", "", "user is missing"),
+        (f"user={USER}\n", "", "user is missing"),
         ("[DEFAULT]", "[OTHER]", "tenancy is missing"),
         ("key.pem", "lost.pem", "lost.pem"),
         ("[DEFAULT]", "[DEFAULT]\nsecurity_token_file=/x", "session of an hour"),

@@ -12,10 +12,9 @@ import pytest
 
 from scripts.cloud import job as jobs
 from scripts.problem import Problem
-from tests.cloud.account import REGION
 from tests.cloud.deployer import APPLYING, Deployer
 from tests.cloud.services.compute import IMAGE
-from tests.cloud.tenancy import COMPARTMENT, LOST, OUT_OF_CAPACITY, TOO_MANY, Fault
+from tests.cloud.tenancy import COMPARTMENT, LOST, OUT_OF_CAPACITY, REGION, TOO_MANY, Fault
 
 JOBS = r"POST .*/jobs$"
 STACKS = r"POST .*/stacks$"

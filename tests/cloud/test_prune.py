@@ -12,12 +12,11 @@ import pytest
 from scripts.cloud import image_import
 from scripts.cloud import prune as command
 from scripts.problem import Problem
-from tests.cloud.account import TENANCY
 from tests.cloud.deployer import Deployer
 from tests.cloud.person import Terminal, settle_in
 from tests.cloud.services.compute import IMAGE
 from tests.cloud.services.resource_manager import STACK
-from tests.cloud.tenancy import COMPARTMENT, TOO_MANY, Fault, Tenancy
+from tests.cloud.tenancy import COMPARTMENT, TENANCY, TOO_MANY, Fault, Tenancy
 
 OTHER = "ocid1.compartment.oc1..other"
 

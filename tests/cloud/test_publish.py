@@ -25,10 +25,10 @@ from scripts.cloud import publish as command
 from scripts.cloud import storage as object_storage
 from scripts.files import REPOSITORY
 from scripts.problem import Problem
-from tests.cloud.account import A1, A2, TENANCY
 from tests.cloud.person import environment, settle_in
+from tests.cloud.services.compute import A1, A2
 from tests.cloud.services.object_storage import NAMESPACE
-from tests.cloud.tenancy import COMPARTMENT, LOST, TOO_MANY, Fault, Gate, Tenancy
+from tests.cloud.tenancy import COMPARTMENT, LOST, TENANCY, TOO_MANY, Fault, Gate, Tenancy
 
 FILE = "llamakiln-demo-0.1.0-arm64.oci"
 PART_BYTES = 20_000

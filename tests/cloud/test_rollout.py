@@ -12,10 +12,10 @@ import pytest
 
 from scripts.cloud import rollout
 from scripts.problem import Problem
-from tests.cloud.account import A1, A2
 from tests.cloud.person import Terminal
 from tests.cloud.pool import BAD, NEW, add_autoscaling, add_pool
 from tests.cloud.rollout import Place, renting
+from tests.cloud.services.compute import A1, A2
 from tests.cloud.services.compute_management import resize
 from tests.cloud.services.identity import DOMAINS
 from tests.cloud.tenancy import Fault

@@ -16,11 +16,10 @@ from typing import Any
 
 import yaml
 
-from tests.cloud.account import REGION
 from tests.cloud.provider import Provider
 from tests.cloud.services.compute import IMAGE
 from tests.cloud.services.network import KINDS
-from tests.cloud.tenancy import COMPARTMENT, Tenancy
+from tests.cloud.tenancy import COMPARTMENT, REGION, Tenancy
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STACK = REPOSITORY / "rm-stack"

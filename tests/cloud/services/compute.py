@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import bottle
 
-from tests.cloud.account import A1, A2
 from tests.cloud.services import object_storage, work_requests
-from tests.cloud.tenancy import COMPARTMENT, Json, Kind, Tenancy
+from tests.cloud.tenancy import COMPARTMENT, REGION, Json, Kind, Tenancy
 
 VERSION = "20160918"
+A1, A2 = "VM.Standard.A1.Flex", "VM.Standard.A2.Flex"
 IMAGE = "ocid1.image.oc1.eu-frankfurt-1.llamakiln"  # in a healthy tenancy: baked, UEFI, on A1 and A2
 SCHEMA_NAME = "global-2026-11"
 
 
 def fill_image(tenancy: Tenancy, image: Json) -> Json:
-    """An import of an .oci file brings its firmware and shapes; a qcow2 is taken for BIOS on x86 shapes.
+    """One is made of an instance, or imported.
+
+    An import of an .oci file brings its firmware and shapes; a qcow2 is taken for BIOS on x86 shapes.
 
     One from a bucket reads the object: shapes must be registered then, and what is no .oci file ends as a work request
     with an error and an image that is gone.
     """
     source = image.pop("imageSourceDetails", None) or {}
+    if "instanceId" in image:
+        return fill_from_instance(tenancy, image)
     is_qcow2 = source.get("sourceImageType") == "QCOW2"
     fault = ""
     if source.get("sourceType") == "objectStorageTuple":
@@ -38,6 +42,24 @@ def fill_image(tenancy: Tenancy, image: Json) -> Json:
     }
 
 
+def fill_from_instance(tenancy: Tenancy, image: Json) -> Json:
+    """Allowed on the shape of its instance and on no other."""
+    instance = tenancy.find("instances", image.pop("instanceId"))
+    base = tenancy.find("images", instance["imageId"])
+    tenancy.collection("imageShapes")[image["id"]] = {instance["shape"]: {}}
+    return {
+        **{name: base[name] for name in ("launchOptions", "operatingSystem", "operatingSystemVersion")},
+        "baseImageId": base["id"],
+    }
+
+
+def fill_instance(tenancy: Tenancy, instance: Json) -> Json:
+    """What a launch leaves to the cloud; the pool says more of its own."""
+    image = instance["sourceDetails"]["imageId"]
+    tenancy.find("images", image)
+    return {"region": REGION, "imageId": image}
+
+
 def options(firmware: str) -> Json:
     kinds = dict.fromkeys(("bootVolumeType", "networkType", "remoteDataVolumeType"), "PARAVIRTUALIZED")
     return {
@@ -52,6 +74,15 @@ def set_firmware(tenancy: Tenancy, schema: Json) -> Json:
     wanted = schema["schemaData"].get("Compute.Firmware", {}).get("defaultValue")
     tenancy.find("images", schema["imageId"])["launchOptions"]["firmware"] = wanted
     return {"computeGlobalImageCapabilitySchemaId": "ocid1.computeglobalimgcapschema.oc1..1"}
+
+
+def flexible(shape: str) -> Json:
+    return {
+        "shape": shape,
+        "isFlexible": True,
+        "ocpuOptions": {"min": 1.0, "max": 76.0},
+        "memoryOptions": {"minInGBs": 1.0, "maxInGBs": 472.0},
+    }
 
 
 KINDS = (
@@ -79,6 +110,7 @@ KINDS = (
         ready="RUNNING",
         ending="TERMINATING",
         gone="TERMINATED",
+        fill=fill_instance,
     ),
 )
 
@@ -105,7 +137,7 @@ def add(tenancy: Tenancy) -> None:
     tenancy.resources["imageShapes"] = {IMAGE: {A1: {}, A2: {}}}
     # Which shapes each domain has; a test removes some.
     tenancy.resources["shapes"] = {
-        domain: {name: {"shape": name, "isFlexible": True} for name in (A1, A2, "VM.Standard.E5.Flex")}
+        domain: {name: flexible(name) for name in (A1, A2, "VM.Standard.E5.Flex")}
         for domain in tenancy.resources["availabilityDomains"]
     }
 
@@ -113,6 +145,11 @@ def add(tenancy: Tenancy) -> None:
         wanted = bottle.request.query.get("availabilityDomain")
         found = [shapes for domain, shapes in tenancy.resources["shapes"].items() if wanted in (None, domain)]
         return tenancy.page([shape for shapes in found for shape in shapes.values()])
+
+    def list_images() -> list[Json]:
+        shape, shapes = bottle.request.query.get("shape"), tenancy.resources["imageShapes"]
+        found = [tenancy.look(image) for image in tenancy.resources["images"].values()]
+        return tenancy.page([image for image in found if shape is None or shape in shapes[image["id"]]])
 
     def list_image_shapes(ocid: str) -> list[Json]:
         tenancy.find("images", ocid)
@@ -136,6 +173,7 @@ def add(tenancy: Tenancy) -> None:
 
     path = f"/{VERSION}/images/<ocid>/shapes"
     tenancy.route("GET", f"/{VERSION}/shapes", list_shapes)
+    tenancy.route("GET", f"/{VERSION}/images", list_images)
     tenancy.route("GET", path, list_image_shapes)
     tenancy.route("PUT", f"{path}/<shape>", add_image_shape)
     tenancy.route("GET", f"{path}/<shape>", get_image_shape)

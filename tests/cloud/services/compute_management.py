@@ -58,7 +58,7 @@ def scale(tenancy: Tenancy, pool: Json, fault: str) -> None:
 
 def members(tenancy: Tenancy, pool: Json) -> list[Json]:
     """Instances that count towards a pool's size, oldest first."""
-    found = [instance for instance in tenancy.live("instances") if instance["instancePoolId"] == pool["id"]]
+    found = [instance for instance in tenancy.live("instances") if instance.get("instancePoolId") == pool["id"]]
     return [instance for instance in found if instance["membership"] == "ACTIVE"]
 
 
@@ -102,8 +102,6 @@ def launch(tenancy: Tenancy, pool: Json) -> bool:
             "faultDomain": domains[number // len(places) % len(domains)],
             "shape": details["shape"],
             "shapeConfig": details.get("shapeConfig"),
-            "region": "eu-frankfurt-1",
-            "imageId": details["sourceDetails"]["imageId"],
             "sourceDetails": details["sourceDetails"],
             "metadata": details.get("metadata") or {},
             "subnetId": place.get("primarySubnetId") or place["primaryVnicSubnets"]["subnetId"],
@@ -139,7 +137,7 @@ def end(tenancy: Tenancy, pool: Json, instance: Json) -> None:
 
 def end_pool(tenancy: Tenancy, pool: Json) -> None:
     for instance in tenancy.live("instances"):
-        if instance["instancePoolId"] == pool["id"]:
+        if instance.get("instancePoolId") == pool["id"]:
             end(tenancy, pool, instance)
 
 
@@ -204,7 +202,7 @@ def add(tenancy: Tenancy) -> None:
 
     def of_pool(ocid: str) -> list[Json]:
         tenancy.find("instancePools", ocid)
-        found = [one for one in tenancy.collection("instances").values() if one["instancePoolId"] == ocid]
+        found = [one for one in tenancy.collection("instances").values() if one.get("instancePoolId") == ocid]
         return [one for one in found if one["lifecycleState"] != "TERMINATED"]
 
     def list_instances(ocid: str) -> Any:

@@ -1,7 +1,6 @@
 """Identity: the region's availability domains, each with three fault domains, and the compartments."""
 
-from tests.cloud.account import REGION, TENANCY
-from tests.cloud.tenancy import COMPARTMENT, N_DOMAINS, Tenancy
+from tests.cloud.tenancy import COMPARTMENT, N_DOMAINS, REGION, TENANCY, Tenancy
 
 VERSION = "20160918"
 DOMAINS = tuple(f"Test:{REGION.upper()}-AD-{number}" for number in range(1, N_DOMAINS + 1))

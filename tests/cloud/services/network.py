@@ -6,11 +6,15 @@ import ipaddress
 
 import bottle
 
-from tests.cloud.account import ssh_rule
 from tests.cloud.tenancy import Json, Kind, Refused, Tenancy
 
 VERSION = "20160918"
 LIFE = {"making": "PROVISIONING", "ready": "AVAILABLE", "ending": "TERMINATING", "gone": "TERMINATED"}
+
+
+def ssh_rule(first: int = 22, last: int = 22) -> Json:
+    ports = {"destinationPortRange": {"min": first, "max": last}}
+    return {"protocol": "6", "source": "0.0.0.0/0", "isStateless": False, "tcpOptions": ports}
 
 
 def fill_vcn(tenancy: Tenancy, vcn: Json) -> Json:

@@ -132,7 +132,7 @@ def test_too_long_prompt_is_refused_with_numbers(service: Running):
         ("DELETE", "/v1/chat/completions", 405),
         ("POST", "/healthz", 405),
         ("GET", "/v1/models/other", 404),
-        ("GET", "/../service/app.py", 404),
+        ("GET", "/../service/api/app.py", 404),
         ("GET", "/static/chat.js", 404),
         ("GET", "/static/000000000000/chat.js", 404),
         ("GET", "/caf\xe9", 404),

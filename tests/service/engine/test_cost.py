@@ -11,7 +11,6 @@ from service.engine.cost import (
     BLIND_PROMPT_ROWS,
     BLIND_ROWS,
     CELL_ROWS,
-    CELLS,
     GRID,
     MAX_STREAMS,
     MIN_STREAMS,
@@ -93,13 +92,34 @@ def test_attention_that_was_expected_is_no_fault_of_the_machine():
     assert cost.seconds(32) == pytest.approx(0.25)
 
 
-def test_price_of_a_cell_is_what_a_full_cache_adds():
+def test_price_of_a_cell_is_the_last_to_be_known():
     cost = StepCost(0.2, 256, Measured(MEASURED))
     assert not cost.is_measured and cost.cell_price == 0
-    cost.measured_cell(MEASURED[CELL_ROWS] + CELL_ROWS * CELLS * 3e-6)
-    assert cost.is_measured and cost.cell_s == pytest.approx(3e-6)
-    cost.measured_cell(0.1)  # noise: less than nothing
-    assert cost.cell_s == 0
+    cost.measured_cell(3e-6)
+    assert cost.is_measured and cost.seconds(32, 32 * 1000) == pytest.approx(0.25 + 32 * 1000 * 3e-6)
+
+
+def test_sizes_that_cannot_be_measured_are_left_out():
+    cost = StepCost(0.2, 256, Measured({1: 0.01, 2: 0.02}))
+    cost.leave_out(12)
+    assert cost.missing == [4, 8]
+
+
+def test_streams_are_not_bounded_by_what_is_not_measured_yet():
+    assert StepCost(0.2, 256, Measured({1: 0.01, 2: 0.02})).choose_streams() == MAX_STREAMS
+    assert (
+        StepCost(0.2, 256, Measured({rows: 0.01 * rows for rows in (1, 2, 4, 8, 12, 16)})).choose_streams()
+        == MIN_STREAMS
+    )
+
+
+def test_first_real_step_stands_for_all_until_something_is_measured():
+    cost = StepCost(0.2, 256)
+    cost.observe(20, 1.0)
+    assert cost.seconds(10) == 1.0 and cost.seconds(40) == 2.0
+    assert cost.points == {} and cost.missing == list(GRID)
+    cost.measured(1, 0.1)
+    assert cost.seconds(10) == 1.0 and cost.points == {1: 0.1}
 
 
 def test_measuring_ends_with_the_grid_or_with_two_long_steps():

@@ -185,6 +185,42 @@ def test_last_sequence_left_gives_up_what_differs():
     assert cache.count_cells() == model.n_used_cells == 3
 
 
+def test_what_is_lent_goes_before_what_is_kept():
+    cache, model = make(n_cells=100)
+    cache.retire(compute(cache, model, [1] * 40))
+    lent = cache.lend()
+    assert lent
+    model.decode([Chunk(lent.id, 0, [0] * 50)])
+    lent.n_computed = 50
+    assert cache.n_free_cells == 10 and cache.count_cells(is_evictable_free=True) == 0
+    assert cache.make_room(30)
+    assert (lent.n_computed, cache.match([1] * 41).n, cache.n_free_cells) == (0, 40, 60)
+    cache.drop(lent)
+    assert cache.n_free_sequences == 3
+
+
+def test_lent_cells_are_no_prefix():
+    cache, model = make()
+    lent = cache.lend()
+    assert lent
+    model.decode([Chunk(lent.id, 0, [0] * 50)])
+    lent.n_computed = 50
+    assert cache.match([0] * 60) == Match(None, 0)
+
+
+def test_lent_number_is_not_taken_by_a_request():
+    cache, model = make(n_sequences=3)
+    lent = cache.lend()
+    for tokens in ([1] * 5, [2] * 5, [3] * 5):
+        cache.retire(compute(cache, model, tokens))
+    assert lent in cache.sequences and len(cache.sequences) == 3
+
+
+def test_last_number_is_not_lent():
+    cache, _ = make(n_sequences=2)
+    assert cache.lend() and cache.lend() is None
+
+
 class Machine(RuleBasedStateMachine):
     """Any order of opening, computing, retiring, going back and evicting: the cells are what the model says."""
 
@@ -192,6 +228,7 @@ class Machine(RuleBasedStateMachine):
     def begin(self, n_sequences: int, n_cells: int, shares: bool) -> None:
         self.cache, self.model = make(n_sequences, n_cells, shares=shares)
         self.busy: list[Sequence] = []
+        self.lent: Sequence | None = None
 
     @rule(tokens=st.lists(st.integers(1, 2), min_size=1, max_size=40))
     def open(self, tokens: list[int]) -> None:
@@ -207,6 +244,16 @@ class Machine(RuleBasedStateMachine):
         n = min(n, sequence.n_gap)
         if n and self.cache.make_room(n):
             advance(self.model, sequence, n)
+
+    @rule(n=st.integers(0, 40))
+    def measure(self, n: int) -> None:
+        self.lent = self.lent or self.cache.lend()
+        if self.lent and 0 < n <= self.cache.n_free_cells:
+            self.model.decode([Chunk(self.lent.id, self.lent.n_computed, [0] * n)])
+            self.lent.n_computed += n
+        elif self.lent and n == 0:
+            self.cache.drop(self.lent)
+            self.lent = None
 
     @precondition(lambda self: self.busy)
     @rule(data=st.data())
@@ -231,7 +278,8 @@ class Machine(RuleBasedStateMachine):
         assert self.cache.n_free_sequences + len(self.cache.sequences) == self.model.n_sequences
         for sequence in self.cache.sequences:
             computed = [cell.token for cell in self.model.computed.get(sequence.id, [])]
-            assert computed == sequence.tokens[: sequence.n_computed]
+            expected = [0] * sequence.n_computed if sequence.is_lent else sequence.tokens[: sequence.n_computed]
+            assert computed == expected
 
 
 Machine.TestCase.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)

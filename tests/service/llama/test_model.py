@@ -352,7 +352,6 @@ def test_quiet_model_is_silent_while_it_loads_and_not_after(is_quiet: bool, capl
         n_loading = count()
         with pytest.raises(ValueError, match="cannot parse"):
             model.check_grammar("root ::= missing")
-        model.set_flash_attention(model.has_flash_attention)
         assert count() > n_loading
     model.close()
     assert (n_loading == 0) == is_quiet
