@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from .. import store
 
 STATE_NAME = "steps.json"
 
@@ -165,7 +166,7 @@ class StepCost:
 
 def load(path: Path | None) -> Measured:
     """What an earlier start measured; nothing if there is nothing, or nothing that makes sense."""
-    if path is None or not path.exists():
+    if path is None:
         return Measured()
     try:
         found = json.loads(path.read_text())
@@ -178,7 +179,9 @@ def load(path: Path | None) -> Measured:
         if found["flash_attention"] not in (None, True, False):
             raise ValueError("flash_attention is neither true nor false")
         return Measured(points, cell_s, found["flash_attention"])
-    except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
+    except FileNotFoundError:
+        return Measured()
+    except (OSError, ValueError, AttributeError, TypeError, KeyError, RecursionError) as error:
         log.warning("%s: not used: %s: %s", path, type(error).__name__, error)
         return Measured()
 
@@ -190,8 +193,6 @@ def save(path: Path | None, measured: Measured) -> None:
     steps = {str(rows): round(seconds, 6) for rows, seconds in sorted(measured.points.items())}
     text = json.dumps({"steps": steps, "cell_s": measured.cell_s, "flash_attention": measured.flash_attention})
     try:
-        part = path.with_suffix(".part")
-        part.write_text(text)
-        os.replace(part, path)
+        store.write(path, text.encode())
     except OSError as error:
         log.warning("%s: not saved: %s", path, error.strerror)

@@ -123,7 +123,8 @@ needs_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="AMX is x8
 
 def llama_cpp() -> Path:
     """The pinned tree, as it comes."""
-    done = subprocess.run([REPOSITORY / "scripts/libllama/fetch_sdist.sh"], stdout=subprocess.PIPE, text=True, check=True)
+    script = REPOSITORY / "scripts/libllama/fetch_sdist.sh"
+    done = subprocess.run([script], stdout=subprocess.PIPE, text=True, check=True)
     return next(Path(done.stdout.strip()).glob("llama_cpp_python-*/vendor/llama.cpp"))
 
 
