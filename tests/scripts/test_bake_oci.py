@@ -24,10 +24,10 @@ from cryptography.hazmat.primitives.asymmetric import rsa  # noqa: E402
 from oci_session import open_session  # noqa: E402
 from problem import Problem  # noqa: E402
 
-from tests.cloud.bakery import BASE_IMAGE, BASE_IMAGE_NAME, GROUP, SUBNET, add_instance, furnish  # noqa: E402
+from tests.cloud.bakery import BASE_IMAGE, BASE_IMAGE_NAME, GROUP, SUBNET, furnish  # noqa: E402
 from tests.cloud.person import settle_in, write_key  # noqa: E402
-from tests.cloud.services.compute import A1, A2  # noqa: E402
-from tests.cloud.services.identity import DOMAINS  # noqa: E402
+from tests.cloud.services.compute import A1, A2, put_instance  # noqa: E402
+from tests.cloud.services.identity import DOMAINS, put_compartment  # noqa: E402
 from tests.cloud.services.network import ssh_rule  # noqa: E402
 from tests.cloud.tenancy import COMPARTMENT, USER, Tenancy  # noqa: E402
 
@@ -151,7 +151,7 @@ def test_packer_that_fails_before_the_image_shows_its_last_lines_and_the_policy(
 
 def test_failed_bake_names_the_instance_that_still_costs_money(bake, tenancy):
     for ocid, state in (("ocid1.instance.oc1..left", "RUNNING"), ("ocid1.instance.oc1..gone", "TERMINATED")):
-        add_instance(tenancy, ocid, f"{NAME}-bake", state)
+        put_instance(tenancy, ocid, BASE_IMAGE, state, displayName=f"{NAME}-bake")
     problem = fault(bake, packer="fails before image")
     assert "terminate --instance-id ocid1.instance.oc1..left" in problem.way_out
     assert "ocid1.instance.oc1..gone" not in problem.way_out
@@ -354,8 +354,7 @@ def test_quota_that_cannot_be_read_is_said_and_passed_over(bake, tenancy, capsys
 
 def test_image_may_go_to_a_compartment_of_its_own(bake, tenancy):
     images = "ocid1.compartment.oc1..images"
-    other = tenancy.resources["compartments"][COMPARTMENT]
-    tenancy.resources["compartments"][images] = {**other, "id": images, "name": "images"}
+    put_compartment(tenancy, images, "images")
     bake.write_variables(image_compartment_ocid=images)
     bake()
     assert json.loads(bake.report.read_text())["compartment_ocid"] == images
