@@ -15,7 +15,8 @@ import bottle
 
 from .. import metrics as metrics_room
 from ..config import Config
-from ..engine.engine import Engine, Phase
+from ..engine.engine import Engine
+from ..engine.request_queue import Phase
 from ..errors import BadRequest, MethodNotAllowed, NotFound, ServiceError, Unavailable
 from ..metrics import Metrics
 from . import body as bodies

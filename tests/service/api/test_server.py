@@ -60,7 +60,7 @@ def n_gone(service: Running) -> float:
 def test_vanished_client_frees_the_engine(held: Running, gate: Gate, stream: bool):
     client = post_raw(held, {"prompt": "x", "stream": stream})
     wait_until(lambda: held.engine.n_running)
-    running = held.engine._runs[0].request
+    running = held.engine._queue.runs[0].request
     client.close()
     wait_until(lambda: running.is_cancelled)
     gate.open(1)  # the step that was under way
@@ -107,7 +107,7 @@ def test_client_that_ends_its_sending_and_then_vanishes_frees_the_engine(held: R
     client = post_raw(held, {"prompt": "x", "stream": stream})
     client.shutdown(socket.SHUT_WR)
     wait_until(lambda: held.engine.n_running)
-    running = held.engine._runs[0].request
+    running = held.engine._queue.runs[0].request
     assert client.recv(1) == b"H"
     client.close()
     wait_until(lambda: running.is_cancelled)
@@ -122,7 +122,7 @@ def test_client_that_vanishes_while_its_stream_is_silent_frees_the_engine(held: 
     while b'"text":"Y"' not in client.recv(4096, socket.MSG_PEEK):
         pass
     client.recv(4096)
-    running = held.engine._runs[0].request
+    running = held.engine._queue.runs[0].request
     client.close()
     wait_until(lambda: running.is_cancelled)
 
@@ -134,7 +134,7 @@ def test_client_that_vanishes_in_the_middle_of_a_stream_frees_the_engine(held: R
     while b'"text":"o"' not in received:
         received += client.recv(4096)
     client.close()
-    running = held.engine._runs[0].request
+    running = held.engine._queue.runs[0].request
     wait_until(lambda: running.is_cancelled)
     gate.open(2)
     wait_until(lambda: n_gone(held) == 1)

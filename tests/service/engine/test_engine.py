@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 
 from service.chat.prompt import Prompter
 from service.engine.cost import MIN_STREAMS
-from service.engine.engine import RENEW_S, REST_S, TELL_S, Engine, Limits, Phase
+from service.engine.engine import RENEW_S, REST_S, Engine, Limits
+from service.engine.request_queue import Phase
 from service.engine.step import MAX_FAULTS
+from service.engine.teller import TELL_S
 from service.errors import ClientGone, Draining, ModelError, ModelFatal, NoRoom, NotReady, QueueFull, TimedOut
 from service.metrics import Metrics
 from service.request import Done, Event, Failed, FinishReason, Piece, Progress, Request, SamplingParams, Timings
@@ -229,7 +231,7 @@ def test_time_is_over_while_an_answer_is_put_back():
     model = FakeModel(lambda prompt: "y" * 60, n_context=100, n_cells=110)
     engine = load(model, clock=clock, timeout_s=240)
     requests = [submit(engine, word, max_tokens=60) for word in ("a", "b")]
-    while not engine._put_back:
+    while not engine._queue.put_back:
         run(engine, 1)
     clock.now += 240
     run(engine, 1)
@@ -641,8 +643,8 @@ def test_progress_is_told_on_change_and_not_with_every_step():
     run(engine, 1)
     waiting = [ask_with_progress(engine, f"{i}") for i in range(30)]
     looked: list[object] = []
-    predict = engine._predict_s
-    engine._predict_s = lambda *args: (looked.append(args), predict(*args))[1]
+    predict = engine._queue.predict_s
+    engine._queue.predict_s = lambda *args: (looked.append(args), predict(*args))[1]
     run(engine, 100)
     assert [[event.place for event in events(request)] for request in waiting] == [[i] for i in range(2, 32)]
     assert len(looked) == 30  # and nothing was computed for nobody

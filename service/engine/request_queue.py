@@ -1,0 +1,147 @@
+"""Requests between being accepted and their one end: who waits, who runs, who was put back.
+
+Any thread may submit, cancel, enter a phase and read the properties. The lists belong to the engine thread, which moves
+requests while it holds `changed`. Knows how many tokens wait, and what a token costs. Knows nothing of the model, the
+cache or steps.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import threading
+from collections.abc import Callable, Sequence
+
+from ..errors import ClientGone, Draining, NotReady
+from ..metrics import Metrics
+from ..request import Done, Failed, Request, State
+from .admission import Admission
+from .run import Run
+
+log = logging.getLogger(__name__)
+
+
+class Phase(enum.Enum):
+    LOADING = "loading"
+    READY = "ready"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+
+
+class RequestQueue:
+    """max_streams: how many may run. row_s: what a prompt token costs in seconds, None while nobody knows. runs: oldest
+    first. has_newcomers: whether somebody has come since it was set back."""
+
+    def __init__(
+        self,
+        admission: Admission,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        *,
+        max_streams: int,
+        row_s: Callable[[], float | None],
+    ) -> None:
+        self._admission, self._metrics, self._clock, self._row_s = admission, metrics, clock, row_s
+        self.max_streams = max_streams
+        self.phase = Phase.LOADING
+        self.waiting: list[Request] = []
+        self.put_back: list[Run] = []
+        self.runs: list[Run] = []
+        self.has_newcomers = False
+        self.changed = threading.Condition()  # guards phase and the lists
+
+    @property
+    def n_waiting(self) -> int:
+        return len(self.waiting) + len(self.put_back)
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.waiting or self.put_back or self.runs)
+
+    def require_open(self) -> None:
+        """Raises Unavailable."""
+        if self.phase is Phase.LOADING:
+            raise NotReady("the model is still loading; ask again in a moment", retry_after_s=5)
+        if self.phase is not Phase.READY:
+            raise Draining("this node is shutting down; ask again", retry_after_s=5)
+
+    def enter(self, phase: Phase) -> None:
+        """The next phase; there is no way back."""
+        with self.changed:
+            if list(Phase).index(phase) > list(Phase).index(self.phase):
+                self.phase = phase
+            self.changed.notify_all()
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Accept all or none: from here on each ends in exactly one terminal event. Raises Unavailable instead."""
+        with self.changed:
+            self.require_open()
+            n_waiting_tokens = sum(len(r.prompt_tokens) for r in (*self.waiting, *requests))
+            wait_s = self.predict_s(n_waiting_tokens, self.n_waiting + len(requests))
+            n_requests = (len(requests), self.n_waiting, len(self.runs))
+            self._admission.check(*n_requests, self.max_streams, n_waiting_tokens, wait_s)
+            for request in requests:
+                request.submitted_at = self._clock()
+                request.state = State.QUEUED
+                request.siblings = requests
+                self.waiting.append(request)
+            self.has_newcomers = True
+            self.changed.notify_all()
+
+    def cancel(self, request: Request) -> None:
+        """Nobody waits for it any more. Ends a waiting request at once and a running one after its current step."""
+        with self.changed:
+            request.is_cancelled = True
+            if request in self.waiting:
+                self.waiting.remove(request)
+                self.end(request, Failed(ClientGone("the client went away"), request.index))
+                self.changed.notify_all()
+
+    def wait_idle(self, timeout_s: float) -> bool:
+        """Wait until nothing waits or runs. Returns False if the time was too short."""
+        with self.changed:
+            return self.changed.wait_for(lambda: self.is_empty, timeout_s)
+
+    def predict_s(self, n_waiting_tokens: int, n_waiting: int) -> float:
+        """Expected seconds until the last of the waiting has its first token."""
+        running = [run.sequence.n_gap for run in list(self.runs) if run.sequence]
+        n_tokens = n_waiting_tokens + sum(gap for gap in running if gap > 1)
+        n_over = len(self.runs) + n_waiting - self.max_streams
+        return self._admission.predict_s(n_tokens, n_over, self.max_streams, self._row_s())
+
+    def leave(self, run: Run) -> None:
+        """It neither runs nor waits to run again."""
+        for runs in (self.runs, self.put_back):
+            if run in runs:
+                runs.remove(run)
+
+    def end_all(self) -> None:
+        with self.changed:
+            left = [*self.waiting, *(run.request for run in (*self.runs, *self.put_back))]
+            self.waiting.clear()
+            for request in left:
+                stopped = Draining("this node stopped before the answer was complete", retry_after_s=5)
+                self.end(request, Failed(stopped, request.index))
+
+    def end(self, request: Request, event: Done | Failed) -> None:
+        """The one place where requests end: one terminal event, one log line, never any text."""
+        if not request.finish(event):
+            return
+        reason = event.reason.value if isinstance(event, Done) else str(event.error.code)
+        now = self._clock()
+        queue_s = (request.started_at or now) - request.submitted_at
+        ttft_s = None if request.first_token_at is None else request.first_token_at - request.submitted_at
+        self._metrics.finished.labels(reason).inc()
+        self._metrics.queue_s.observe(queue_s)
+        self._metrics.total_s.observe(now - request.submitted_at)
+        log.info(
+            "request %s: prompt_tokens=%d cached_tokens=%d output_tokens=%d queue_ms=%d ttft_ms=%s total_ms=%d reason=%s",  # noqa: E501
+            request.id,
+            len(request.prompt_tokens),
+            request.n_reused_tokens,
+            request.n_output_tokens,
+            queue_s * 1e3,
+            "-" if ttft_s is None else round(ttft_s * 1e3),
+            (now - request.submitted_at) * 1e3,
+            reason,
+        )
