@@ -154,6 +154,8 @@ class Door:
         if request.method == "HEAD":  # which tells the length of what it does not send
             headers += [(name, value) for name, value in told[1] if name.lower() == "content-length"]
         answer = Answer(told[0], headers, body)
+        if answer.number in (404, 405) and answer.header("content-type").startswith("text/html"):  # Bottle's own words
+            raise NotImplementedError(f"the double does not serve {operation and operation.name}")
         if token:
             self._given[known] = Answer(answer.status, list(headers), body)
         return answer

@@ -275,7 +275,13 @@ class Part(Balancer):
         details = build(
             self.models, f"Update{self.pascal}Details", self.said(block, wanted, "load_balancer_id", "name"), self.noun
         )
+        if self.noun == "backend_set":  # a PUT replaces them, and the pool's must stay
+            details.backends = [self._detailed(one) for one in self.read(cloud, wanted).backends]
         self.finish(cloud, f"update_{self.noun}", self.ids(wanted), details)
+
+    def _detailed(self, backend: Any) -> Any:
+        fields = self.models.BackendDetails().swagger_types
+        return self.models.BackendDetails(**{name: getattr(backend, name) for name in fields})
 
     def delete(self, cloud: Cloud, state: Values) -> None:
         self.finish(cloud, f"delete_{self.noun}", self.ids(state))

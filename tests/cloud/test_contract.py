@@ -10,6 +10,7 @@ import pytest
 
 from tests.cloud import contract
 from tests.cloud.caller import COMPARTMENT, TAGS, Caller, live_through, make_all
+from tests.cloud.pool import add_pool
 from tests.cloud.services.compute import A1, A2, IMAGE, put_image
 from tests.cloud.services.object_storage import put_bucket, put_object
 from tests.cloud.tenancy import Tenancy
@@ -230,6 +231,16 @@ def test_lists_are_filtered_and_sorted_as_asked(caller: Caller, query: str, name
     assert [one["displayName"] for one in found] == names
 
 
+def test_backend_set_has_the_backends_that_its_last_change_said(caller: Caller) -> None:
+    """A PUT without those of the pool takes them away: who changes a set says them again."""
+    pool = add_pool(caller.tenancy, 2)
+    path = f"/20170115/loadBalancers/{pool['loadBalancers'][0]['loadBalancerId']}/backendSets/nodes"
+    shown = caller.send("GET", path).content
+    kept = [{name: one[name] for name in ("ipAddress", "port", "drain")} for one in shown["backends"]]
+    caller.send("PUT", path, {**{name: shown[name] for name in ("policy", "healthChecker")}, "backends": kept[:1]})
+    assert caller.send("GET", path).content["backends"] == shown["backends"][:1]
+
+
 def test_unknown_things_are_refused_by_everything_that_names_one(full: Caller) -> None:
     """And in the words that do not tell whether they are there."""
     wrong = []
@@ -333,6 +344,11 @@ def test_mistake_of_the_double_fails_the_test_that_uses_it() -> None:
     with pytest.raises(AssertionError, match="ZeroDivisionError"), Tenancy() as tenancy:
         tenancy.route("GET", "/20160918/services", lambda: 1 // 0)
         assert Caller(tenancy).send("GET", "/20160918/services").status == 501
+
+
+def test_operation_that_the_double_does_not_serve_is_told() -> None:
+    with pytest.raises(AssertionError, match="the double does not serve get_dhcp_options"), Tenancy() as tenancy:
+        assert Caller(tenancy).send("GET", "/20160918/dhcps/x").status == 501
 
 
 def test_lie_does_not_hide_the_error_that_it_led_to() -> None:

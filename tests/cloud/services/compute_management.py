@@ -7,7 +7,7 @@ from typing import Any
 import bottle
 
 from tests.cloud.services import work_requests
-from tests.cloud.services.load_balancer import backend_health
+from tests.cloud.services.load_balancer import BACKEND, backend_health, name_of
 from tests.cloud.tenancy import Json, Kind, Refused, Tenancy
 
 VERSION = "20160918"
@@ -118,11 +118,9 @@ def launch(tenancy: Tenancy, pool: Json) -> bool:
     )
     for one in pool.get("loadBalancers") or []:
         balancer = tenancy.find("loadBalancers", one["loadBalancerId"])
-        backend = {"name": f"{instance['_privateIp']}:{one['port']}", "ipAddress": instance["_privateIp"]}
-        flags = dict.fromkeys(("backup", "drain", "offline"), False)
-        balancer["backendSets"][one["backendSetName"]]["backends"].append(
-            {**backend, "port": one["port"], "weight": 1, **flags}
-        )
+        backend = {"ipAddress": instance["_privateIp"], "port": one["port"]}
+        backends = balancer["backendSets"][one["backendSetName"]]["backends"]
+        backends.append({**BACKEND, "name": name_of(backend), **backend})
     return True
 
 

@@ -59,6 +59,7 @@ def kept(model: str, details: Json) -> Json:
     said = {name: value for name, value in details.items() if name in fields and value is not None}
     if model == "BackendSet":
         said["healthChecker"] = {**CHECKER, **said["healthChecker"]}
+        said["backends"] = [{**BACKEND, "name": name_of(one), **one} for one in said.get("backends", [])]
     if model == "Certificate":
         said.setdefault("caCertificate", "")
     if said.get("sslConfiguration"):
@@ -66,7 +67,12 @@ def kept(model: str, details: Json) -> Json:
     return {**contract.empty("load_balancer", model), **said}
 
 
+def name_of(backend: Json) -> str:
+    return f"{backend['ipAddress']}:{backend['port']}"
+
+
 # What the API takes where nothing is said
+BACKEND = {"weight": 1, "backup": False, "drain": False, "offline": False}
 CHECKER = {
     "port": 0,
     "returnCode": 200,
@@ -182,11 +188,9 @@ def _add_part(tenancy: Tenancy, part: str, model: str, users: tuple, found: Call
         changed(ocid, "Create")
 
     def update(ocid: str, name: str) -> None:
-        """A PUT replaces the whole part; what is left out is gone, but for a backend set's backends."""
+        """A PUT replaces the whole part, a backend set's backends too; what is left out is gone."""
         found(ocid)
-        old = known(ocid, name)
-        stays = {key: old[key] for key in ("name", "backends") if key in old}
-        parts_of(ocid)[name] = {**kept(model, bottle.request.json), **stays}
+        parts_of(ocid)[name] = {**kept(model, bottle.request.json), "name": known(ocid, name)["name"]}
         changed(ocid, "Update")
 
     def known(ocid: str, name: str) -> Json:
