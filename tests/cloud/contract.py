@@ -57,13 +57,12 @@ class Operation:
     query: frozenset[str]  # all that it may have
     headers: frozenset[str]  # that it may have
 
-    @property
+    @functools.cached_property
     def item(self) -> str:
         """The type of what a list answers, "" for an operation that lists nothing."""
         is_wrapped = self.answer.endswith("Collection")
-        listed = types(self.module, self.answer)["items"] if is_wrapped else self.answer
-        inner = re.fullmatch(r"list\[(.+)\]", listed)
-        return inner[1] if inner else ""
+        outer, inner = inner_of(types(self.module, self.answer)["items"] if is_wrapped else self.answer)
+        return inner if outer == "list" else ""
 
 
 Place = tuple[str, int]  # method, and how many names and words the path has
@@ -120,14 +119,25 @@ def read_operation(method: str, words: list[str], module: str, source: str) -> O
     )
 
 
+@functools.cache
+def named_model(module: str, kind: str) -> Any:
+    return getattr(importlib.import_module(f"oci.{module}").models, kind)
+
+
 def model(module: str, kind: str, value: Any = None) -> Any:
     """The SDK's class of this name, or of the kind of it that the value is."""
-    models = importlib.import_module(f"oci.{module}").models
-    found = getattr(models, kind)
+    found = named_model(module, kind)
     if isinstance(value, dict) and "get_subtype" in vars(found):
         with contextlib.suppress(KeyError):  # the field that tells is missing, which the check will say
-            found = getattr(models, found.get_subtype(value))
+            found = named_model(module, found.get_subtype(value))
     return found
+
+
+@functools.cache
+def inner_of(kind: str) -> tuple[str, str]:
+    """("list", "Vcn") of list[Vcn], ("dict", "str") of dict(str, str), ("", "Vcn") of Vcn."""
+    found = re.fullmatch(r"(list|dict)[\[(](?:str, )?(.+)[\])]", kind)
+    return (found[1], found[2]) if found else ("", kind)
 
 
 @functools.cache
@@ -151,7 +161,12 @@ def types(module: str, kind: str, value: Any = None) -> dict[str, str]:
     """API name -> type, of a model's fields, or of those of the kind of it that the value is."""
     if kind in PLAIN or kind in ("stream", ""):
         return {}
-    return {name: told[0] for name, told in _fields(model(module, kind, value)).items()}
+    return _types(model(module, kind, value))
+
+
+@functools.cache
+def _types(kind: Any) -> dict[str, str]:
+    return {name: told[0] for name, told in _fields(kind).items()}
 
 
 def collections(operation: Operation, value: Any = None) -> dict[str, Any]:
@@ -161,8 +176,8 @@ def collections(operation: Operation, value: Any = None) -> dict[str, Any]:
 
 def empty(module: str, kind: str, value: Any = None) -> dict[str, Any]:
     """API name -> empty, of each list and map of a model."""
-    fields = types(module, kind, value).items()
-    return {name: [] if one[0] == "l" else {} for name, one in fields if one.startswith(("list[", "dict("))}
+    outer = {name: inner_of(one)[0] for name, one in types(module, kind, value).items()}
+    return {name: [] if one == "list" else {} for name, one in outer.items() if one}
 
 
 def absent(operation: Operation, value: Any) -> list[str]:
@@ -174,9 +189,10 @@ def absent(operation: Operation, value: Any) -> list[str]:
         return []
     told = _absent(operation.module, operation.answer, value, "")
     for name, kind in types(operation.module, operation.answer, value).items():
-        part = re.fullmatch(r"dict\(str, (\w+)\)", kind)
-        for key, one in (value.get(name) or {}).items() if part and part[1] not in PLAIN else ():
-            told += _absent(operation.module, part[1], one, f".{name}.{key}")
+        outer, part = inner_of(kind)
+        is_part = outer == "dict" and part not in PLAIN and not inner_of(part)[0]
+        for key, one in (value.get(name) or {}).items() if is_part else ():
+            told += _absent(operation.module, part, one, f".{name}.{key}")
     return told
 
 
@@ -187,14 +203,15 @@ def _absent(module: str, kind: str, value: dict[str, Any], path: str) -> list[st
 
 def faults(module: str, kind: str, value: Any, path: str = "") -> list[str]:
     """What is wrong with a value that should be of this SDK type."""
-    if inner := re.fullmatch(r"list\[(.+)\]", kind):
+    outer, inner = inner_of(kind)
+    if outer == "list":
         if not isinstance(value, list):
             return [f"{path}: {value!r} is no list"]
-        return [fault for n, one in enumerate(value) for fault in faults(module, inner[1], one, f"{path}[{n}]")]
-    if inner := re.fullmatch(r"dict\(str, (.+)\)", kind):
+        return [fault for n, one in enumerate(value) for fault in faults(module, inner, one, f"{path}[{n}]")]
+    if outer == "dict":
         if not isinstance(value, dict):
             return [f"{path}: {value!r} is no map"]
-        return [fault for name, one in value.items() for fault in faults(module, inner[1], one, f"{path}.{name}")]
+        return [fault for name, one in value.items() for fault in faults(module, inner, one, f"{path}.{name}")]
     if kind in PLAIN:
         is_flag = isinstance(value, bool) and kind in ("int", "float")
         return [] if isinstance(value, PLAIN[kind]) and not is_flag else [f"{path}: {value!r} is no {kind}"]
