@@ -69,11 +69,12 @@ def make_app(
 
     @app.get("/readyz")
     def readyz() -> bottle.HTTPResponse:
-        """A token was generated and new requests are taken. A full queue does not make a node unready."""
+        """A token was generated, new requests are taken, and the engine beats. A full queue does not make a node
+        unready."""
         if engine.is_ready:
             return json_response(200, {"status": "ready"})
         retry_after = {} if engine.phase is Phase.STOPPED else {"Retry-After": "5"}
-        return json_response(503, {"status": engine.phase.value}, retry_after)
+        return json_response(503, {"status": engine.state}, retry_after)
 
     @app.get("/metrics")
     def show_metrics() -> bottle.HTTPResponse:
@@ -122,8 +123,7 @@ def make_app(
             bodies.require_tokens(tokens, model.n_vocab, "tokens")
         except ServiceError as error:
             raise refuse(bottle.request.environ, error) from error
-        text = b"".join(map(model.token_bytes, tokens)).decode("utf-8", "replace")
-        return json_response(200, {"content": text})
+        return json_response(200, {"content": reply_room.decode(map(model.token_bytes, tokens))})
 
     @app.get("/openapi.json")
     def show_openapi() -> bottle.HTTPResponse:
@@ -131,7 +131,7 @@ def make_app(
 
     @app.get("/status.json")
     def show_status() -> bottle.HTTPResponse:
-        return json_response(200, status.body(engine.phase.value, describe_model()))
+        return json_response(200, status.body(engine.state, describe_model()))
 
     @app.get(f"/<:re:{'|'.join(re.escape(path[1:]) for path in PAGE)}>")
     def show_page() -> Any:

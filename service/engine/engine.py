@@ -31,6 +31,7 @@ from .admission import Admission
 from .calibration import Calibration
 from .cost import StepCost
 from .prefix import PrefixCache
+from .pulse import Pulse
 from .retention import Retention
 from .run import Lead, Run
 from .step import Batch
@@ -40,6 +41,9 @@ log = logging.getLogger(__name__)
 IDLE_S = 1.0  # how long the thread sleeps without work between two heartbeats
 UNKNOWN_CELL_PRICE = 2e-4  # 2 us of attention to one cell / 10 ms per row: TinyLlama's shape, November 2026
 REST_S = 1.0  # how long nobody may have wanted anything before the machine is measured
+
+
+STUCK = "stuck"
 
 
 class Phase(enum.Enum):
@@ -106,11 +110,15 @@ class Engine:
         self._followers: dict[Request, Lead] = {}  # who waits for whose prefix
         self._busy_at = 0.0
         self._changed = threading.Condition()  # guards phase, waiting, put_back and runs
+        self._pulse = Pulse(clock, lambda: self._cost.dearest_s())
         self._thread = threading.Thread(target=self._live, name="engine", daemon=True)
 
         metrics.watch("llm_requests_waiting", "Requests that wait", lambda: float(self.n_waiting))
         metrics.watch("llm_requests_running", "Requests that run", lambda: float(self.n_running))
-        metrics.watch("llm_ready", "1 when a request would be taken", lambda: float(self.is_ready))
+        metrics.watch("llm_ready", "1 when a request would be taken and computed", lambda: float(self.is_ready))
+        metrics.watch(
+            "llm_engine_stuck", "1 when the engine's thread does not beat", lambda: float(self.state == STUCK)
+        )
         metrics.watch("llm_max_streams", "Most requests that run at once", lambda: float(self._max_streams))
         metrics.watch("llm_kv_cache_tokens", "Tokens in the KV cache", lambda: float(self._n_cells_used()))
         metrics.watch(
@@ -127,8 +135,13 @@ class Engine:
         return self._phase
 
     @property
+    def state(self) -> str:
+        """The phase, or `stuck`: ready, but its thread has not beaten for longer than any step takes."""
+        return STUCK if self._phase is Phase.READY and not self._pulse.is_felt else self._phase.value
+
+    @property
     def is_ready(self) -> bool:
-        return self._phase is Phase.READY
+        return self.state == Phase.READY.value
 
     @property
     def n_waiting(self) -> int:
@@ -255,6 +268,7 @@ class Engine:
         if self._limits.measures and not self._cost.is_measured:
             self._calibration = Calibration(model, self._cache, self._cost, self._clock)
         self._busy_at = self._clock()
+        self._pulse.beat()
         with self._changed:
             if self._phase is Phase.LOADING:
                 self._phase = Phase.READY
@@ -329,6 +343,7 @@ class Engine:
             self._metrics.step_s.observe(self._busy_at - started)
         elif self._wants_measuring:
             self._measure()
+        self._pulse.beat()
         self._on_beat(self._clock())
 
     def _intake(self, idle_s: float) -> None:
@@ -350,7 +365,7 @@ class Engine:
 
     @property
     def _wants_measuring(self) -> bool:
-        is_resting = self.is_ready and not self.n_waiting and self._clock() - self._busy_at >= REST_S
+        is_resting = self._phase is Phase.READY and not self.n_waiting and self._clock() - self._busy_at >= REST_S
         return is_resting and self._calibration is not None and self._calibration.can_go_on()
 
     def _begin_all(self, now: float) -> None:

@@ -224,7 +224,7 @@ class ScriptedEngine:
     def __init__(self, *events: Event) -> None:
         self.model = FakeModel()
         self.prompter = Prompter(self.model)
-        self.is_ready = True
+        self.is_ready, self.state = True, "ready"
         self.script = events
         self.requests: list[Request] = []
         self.cancelled: list[int] = []

@@ -833,3 +833,22 @@ def test_every_accepted_request_has_exactly_one_end(
         if isinstance(got[-1], Done):
             assert text == alone[: request.params.max_tokens]
     assert model.n_open_samplers == 0 and model.is_closed
+
+
+def test_an_engine_that_does_not_beat_is_stuck_until_it_does():
+    clock, metrics = FakeClock(), Metrics()
+    engine = load(FakeModel(), clock=clock, metrics=metrics)
+    assert (engine.is_ready, engine.state) == (True, "ready")
+    clock.now += 1000
+    assert (engine.is_ready, engine.state, engine.phase) == (False, "stuck", Phase.READY)
+    assert metrics.numbers()["llm_engine_stuck"] == 1
+    engine.step(idle_s=0)
+    assert (engine.is_ready, engine.state) == (True, "ready")
+
+
+def test_a_stuck_engine_that_drains_is_draining():
+    clock = FakeClock()
+    engine = load(FakeModel(), clock=clock)
+    clock.now += 1000
+    engine.drain()
+    assert engine.state == "draining"
