@@ -119,6 +119,7 @@ class State(enum.Enum):
 class Request:
     """One accepted question: token ids in, events out. Times are the engine clock's seconds.
 
+    client: who asks, by key or address, in a word that tells neither; requests of one client share its turns.
     Several requests may share one `events` queue (the choices of one answer): `index` in each event tells them apart.
     """
 
@@ -128,6 +129,7 @@ class Request:
     events: queue.SimpleQueue[Event] = field(default_factory=queue.SimpleQueue)
     index: int = 0
     wants_progress: bool = False
+    client: str = ""
     state: State = State.NEW
     is_cancelled: bool = False
     submitted_at: float = 0.0

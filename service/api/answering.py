@@ -124,7 +124,7 @@ class Answering:
             own = replace(own, grammar=grammar, seed=bodies.choice_seed(own.seed, i % ask.n))
             request_id = environ["llm.request_id"] + (f"-{i}" if n_choices > 1 else "")
             wants_progress = ask.wants_progress and ask.is_stream
-            requests.append(Request(request_id, tokens, own, events, i, wants_progress))
+            requests.append(Request(request_id, tokens, own, events, i, wants_progress, environ["llm.client"]))
         self._engine.submit(requests)
         return Watch(self._engine, requests, environ.get("waitress.client_disconnected", lambda: False), self._poll_s)
 

@@ -17,12 +17,14 @@ import bottle
 from .. import metrics as metrics_room
 from ..config import Config
 from ..engine.engine import Engine, Phase
-from ..errors import BadRequest, MethodNotAllowed, NotFound, ServiceError
+from ..errors import BadRequest, MethodNotAllowed, NotFound, ServiceError, WrongKey
 from ..metrics import Metrics
 from . import body as bodies
 from . import openapi, page
 from . import reply as reply_room
 from .answering import PING_S, POLL_S, Answering
+from .client import check_host, find_address, is_loopback, name_client
+from .guesses import Guesses
 from .keys import Keys
 from .refusal import Environ, Refused, json_response, with_request_id
 from .reply import ChatReply, CompletionReply, GenerateReply
@@ -46,7 +48,8 @@ def make_app(
     poll_s: float = POLL_S,
 ) -> Callable[[Environ, Callable[..., Any]], Iterable[bytes]]:
     app = bottle.Bottle()
-    keys = keys or Keys()
+    keys, guesses = keys or Keys(), Guesses()
+    is_local = is_loopback(config.host)
     status = status or Status(metrics)
     created = int(time.time())
     answering = Answering(config, engine, metrics, binding=status.binding, ping_s=ping_s, poll_s=poll_s)
@@ -54,13 +57,27 @@ def make_app(
     description = reply_room.dump(openapi.describe(config, has_keys=bool(keys)))
 
     @app.hook("before_request")
-    def require_key() -> None:
+    def know_client() -> None:
         environ = bottle.request.environ
-        if environ["PATH_INFO"] not in OPEN_PATHS:
-            try:
-                keys.check(environ.get("HTTP_AUTHORIZATION", ""))
-            except ServiceError as error:
-                raise refuse(bottle.request.environ, error) from error
+        address = find_address(environ)
+        try:
+            if is_local:
+                check_host(environ.get("HTTP_HOST", ""))
+            key = (
+                "" if environ["PATH_INFO"] in OPEN_PATHS else check_key(environ.get("HTTP_AUTHORIZATION", ""), address)
+            )
+        except ServiceError as error:
+            raise refuse(environ, error) from error
+        environ["llm.client"] = name_client(key, address)
+
+    def check_key(authorization: str, address: str) -> str:
+        if keys:
+            guesses.check(address)
+        try:
+            return keys.check(authorization)
+        except WrongKey:
+            guesses.note(address)
+            raise
 
     @app.get("/healthz")
     def healthz() -> bottle.HTTPResponse:

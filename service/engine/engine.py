@@ -30,6 +30,7 @@ from . import cost, system_prompt
 from .admission import Admission
 from .calibration import Calibration
 from .cost import StepCost
+from .fairness import Fairness, find_yielding
 from .prefix import PrefixCache
 from .pulse import Pulse
 from .retention import Retention
@@ -102,6 +103,7 @@ class Engine:
         self._calibration: Calibration | None = None  # while something is left to measure
         self._cost = StepCost(limits.step_s, 1)
         self._admission = Admission(limits.max_queue, limits.max_queue_tokens, limits.max_wait_s)
+        self._fairness = Fairness()
         self._max_streams = limits.max_streams or self._cost.choose_streams()
         self._phase = Phase.LOADING
         self._waiting: list[Request] = []
@@ -175,15 +177,26 @@ class Engine:
         """Accept all or none: from here on each ends in exactly one terminal event. Raises Unavailable instead."""
         with self._changed:
             self._require_open()
-            n_waiting_tokens = sum(len(r.prompt_tokens) for r in (*self._waiting, *requests))
-            wait_s = self._predict_s(n_waiting_tokens, self.n_waiting + len(requests))
+            ahead = self._list_ahead(requests)
+            wait_s = self._predict_s(_count_tokens(ahead), len(ahead) + len(self._put_back))
             n_requests = (len(requests), self.n_waiting, self.n_running)
-            self._admission.check(*n_requests, self._max_streams, n_waiting_tokens, wait_s)
+            n_tokens = _count_tokens((*self._waiting, *requests))
+            client = requests[0].client
+            is_first = bool(client) and all(other.client != client for other in self._waiting)
+            self._admission.check(*n_requests, self._max_streams, n_tokens, wait_s, is_first=is_first)
             for request in requests:
                 request.submitted_at = self._clock()
                 request.state = State.QUEUED
                 self._waiting.append(request)
             self._changed.notify_all()
+
+    def _list_ahead(self, requests: Sequence[Request]) -> Sequence[Request]:
+        """Who would have begun when the last of these, all of one client, begins: they too, and whoever waits longer or
+        was served less."""
+        running = [run.request for run in self._runs]
+        self._fairness.arrive(requests[0].client, [*self._waiting, *(run.request for run in self._put_back), *running])
+        ordered = self._fairness.order([*self._waiting, *requests], running)
+        return ordered[: max(map(ordered.index, requests)) + 1]
 
     def cancel(self, request: Request) -> None:
         """Nobody waits for it any more. Ends a waiting request at once and a running one after its current step."""
@@ -369,18 +382,33 @@ class Engine:
         return is_resting and self._calibration is not None and self._calibration.can_go_on()
 
     def _begin_all(self, now: float) -> None:
-        for run in list(self._put_back):
-            if not self._place(run):
-                return
-            self._put_back.remove(run)
+        """In the order of fairness; of one client first what was put back. Who has no room blocks those behind, or many
+        short ones would keep a long one out for ever."""
         self._followers = {r: held for r, held in self._followers.items() if r.state is State.QUEUED}
-        for place, request in enumerate(list(self._waiting)):
-            if len(self._runs) >= self._max_streams:
-                self._report_waiting(self._waiting)
-                return
-            if not self._begin(request, now):
-                self._report_waiting(self._waiting[place:])
-                return
+        put_back = {run.request: run for run in self._put_back}
+        ordered = self._fairness.order([*put_back, *self._waiting], [run.request for run in self._runs])
+        self._waiting[:] = [request for request in ordered if request not in put_back]
+        for request in ordered:
+            if len(self._runs) >= self._max_streams and not self._make_way(request):
+                break
+            if not (self._resume(put_back[request]) if request in put_back else self._begin(request, now)):
+                break
+        self._report_waiting()
+
+    def _make_way(self, request: Request) -> bool:
+        """All places are taken, and nothing of this client runs: the youngest of who has most of them is put back."""
+        lead = self._followers.get(request)
+        yielding = find_yielding([run.request for run in self._runs], request.client)
+        if yielding is None or (lead and lead.is_coming):
+            return False
+        self._set_aside(next(run for run in self._runs if run.request is yielding))
+        return True
+
+    def _resume(self, run: Run) -> bool:
+        if not self._place(run):
+            return False
+        self._put_back.remove(run)
+        return True
 
     def _begin(self, request: Request, now: float) -> bool:
         """Start a waiting request. False: there is no room, so none behind it can start either."""
@@ -448,14 +476,17 @@ class Engine:
 
     def put_back_youngest(self) -> None:
         """The cache is full of running requests: the one that began last starts again when there is room."""
-        assert self._cache is not None
+        self._set_aside(self._runs[-1])
+        if not self._runs:  # alone, and still no room: this cannot happen while a context fits the cache
+            raise ModelFatal("one request alone does not fit the KV cache")
+
+    def _set_aside(self, run: Run) -> None:
+        """What it computed stays as cache, as long as there is room, and it goes on when its turn comes."""
+        assert self._cache is not None and run.sequence is not None
         with self._changed:
-            run = self._runs.pop()
-            assert run.sequence is not None
+            self._runs.remove(run)
             self._cache.retire(run.sequence)
             run.sequence, run.draft = None, []
-            if not self._runs:  # alone, and still no room: this cannot happen while a context fits the cache
-                raise ModelFatal("one request alone does not fit the KV cache")
             self._put_back.insert(0, run)
             self._metrics.preemptions.inc()
 
@@ -494,9 +525,9 @@ class Engine:
 
     # Engine thread: telling
 
-    def _report_waiting(self, waiting: Iterable[Request]) -> None:
+    def _report_waiting(self) -> None:
         for place, request in enumerate(self._waiting):
-            if request.wants_progress and request in waiting:
+            if request.wants_progress:
                 n_tokens = sum(len(other.prompt_tokens) for other in self._waiting[: place + 1])
                 self._report(request, place + 1, self._predict_s(n_tokens, place + 1), 0)
 
@@ -520,6 +551,7 @@ class Engine:
         """The one place where requests end: one terminal event, one log line, never any text."""
         if not request.finish(event):
             return
+        self._fairness.settle(request)
         reason = event.reason.value if isinstance(event, Done) else str(event.error.code)
         now = self._clock()
         queue_s = (request.started_at or now) - request.submitted_at
@@ -538,6 +570,10 @@ class Engine:
             (now - request.submitted_at) * 1e3,
             reason,
         )
+
+
+def _count_tokens(requests: Iterable[Request]) -> int:
+    return sum(len(request.prompt_tokens) for request in requests)
 
 
 def _model_failed() -> ServiceError:
