@@ -40,10 +40,8 @@ def post_raw(service: Running, body: dict[str, object]) -> socket.socket:
     """A client that has asked and can vanish."""
     data = json.dumps(body).encode()
     client = socket.create_connection(("127.0.0.1", service.server.port), 10)
-    head = (
-        f"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
-    )
-    client.sendall(head.encode() + data)
+    head = "POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    client.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
     return client
 
 
