@@ -1,5 +1,8 @@
 """May a request come in, and how long would it wait for its first token?
 
+One client may fill the queue, and then a client of whom nothing waits is still taken, up to half as many again: nobody
+is sent away because another one asks a lot.
+
 The prediction: the prompt tokens in front of it at the measured price per row, or, if all streams are taken, the time
 until enough of them end, whichever is longer. Prompts are discounted by the share that recent ones reused.
 Knows numbers and limits. Knows nothing of threads, tokens' meaning or llama.cpp; the engine calls it under its lock.
@@ -40,25 +43,37 @@ class Admission:
         compute_s = n_tokens * self._new_share * (row_s or 0.0)
         return max(compute_s, max(n_over, 0) * self._mean_run_s / max_streams)
 
-    def check(self, n_new: int, n_waiting: int, n_running: int, max_streams: int, n_tokens: int, wait_s: float) -> None:
+    def check(
+        self,
+        n_new: int,
+        n_waiting: int,
+        n_running: int,
+        max_streams: int,
+        n_tokens: int,
+        wait_s: float,
+        is_first: bool = False,
+    ) -> None:
         """Raises QueueFull, with an honest time to come back, if n_new requests more are too many, and BadRequest if
         they would be at any time.
 
-        n_tokens: prompt tokens that would wait, the new ones' included; wait_s: predicted for the new ones. A request
-        that comes alone is always taken: waiting would not make it shorter.
+        n_tokens: prompt tokens that would wait, the new ones' included; wait_s: predicted for the new ones; is_first:
+        nothing of this client waits. A request that comes alone is always taken: waiting would not make it shorter.
         """
+        max_queue, max_queue_tokens = self._max_queue, self._max_queue_tokens
+        if is_first:
+            max_queue, max_queue_tokens = max_queue + reserve(max_queue), max_queue_tokens + reserve(max_queue_tokens)
         if n_new > self._max_queue + max_streams:
             raise BadRequest(
                 f"{n_new} answers at once: this node runs {max_streams} and LLM_MAX_QUEUE={self._max_queue} may wait, "
                 f"so at most {self._max_queue + max_streams}",
                 param="n",
             )
-        if n_waiting + n_new > self._max_queue + max(max_streams - n_running, 0):
+        if n_waiting + n_new > max_queue + max(max_streams - n_running, 0):
             raise QueueFull(
                 f"the node is busy: {n_waiting} requests wait and LLM_MAX_QUEUE={self._max_queue} may; ask again later",
                 retry_after_s=_round(max(wait_s, self._mean_run_s) / 2),
             )
-        if n_waiting and n_tokens > self._max_queue_tokens:
+        if n_waiting and n_tokens > max_queue_tokens:
             raise QueueFull(
                 f"the node is busy: {n_tokens} prompt tokens would wait and "
                 f"LLM_MAX_QUEUE_TOKENS={self._max_queue_tokens} may; ask again later",
@@ -70,6 +85,11 @@ class Admission:
                 f"LLM_MAX_WAIT_S={self._max_wait_s:g} is the limit; ask again later",
                 retry_after_s=_round(wait_s - self._max_wait_s),
             )
+
+
+def reserve(n: int) -> int:
+    """Of a queue of n: what is kept for clients of whom nothing waits."""
+    return n // 2
 
 
 def _round(seconds: float) -> int:

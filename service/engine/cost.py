@@ -124,6 +124,10 @@ class StepCost:
         base_s = self.base_s(rows)
         return None if base_s is None else self._factor * (base_s + (self._cell_s or 0.0) * n_attended)
 
+    def dearest_s(self) -> float:
+        """Time now of the dearest step that was measured or seen; 0 if none was."""
+        return self._factor * max((self._points or self._first).values(), default=0.0)
+
     def budget(self, has_streams: bool, n_cells: int = 0) -> int:
         """Rows for the next step, each of which attends to n_cells.
 

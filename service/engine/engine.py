@@ -29,7 +29,9 @@ from . import cost, system_prompt
 from .admission import Admission
 from .calibration import Calibration
 from .cost import StepCost
+from .fairness import find_yielding
 from .prefix import PrefixCache
+from .pulse import Pulse
 from .request_queue import Phase, RequestQueue
 from .retention import Retention
 from .run import Lead, Run
@@ -42,6 +44,9 @@ IDLE_S = 1.0  # how long the thread sleeps without work between two heartbeats
 UNKNOWN_CELL_PRICE = 2e-4  # 2 us of attention to one cell / 10 ms per row: TinyLlama's shape, November 2026
 RENEW_S = 60.0  # how often the system prompt is rendered anew
 REST_S = 1.0  # how long nobody may have wanted anything before the machine is measured
+
+
+STUCK = "stuck"
 
 
 @dataclass(frozen=True)
@@ -103,11 +108,15 @@ class Engine:
         self._teller = Teller(queue, clock)
         self._followers: dict[Request, Lead] = {}  # who waits for whose prefix
         self._busy_at = self._renewed_at = 0.0
+        self._pulse = Pulse(clock, lambda: self._cost.dearest_s())
         self._thread = threading.Thread(target=self._live, name="engine", daemon=True)
 
         metrics.watch("llm_requests_waiting", "Requests that wait", lambda: float(self.n_waiting))
         metrics.watch("llm_requests_running", "Requests that run", lambda: float(self.n_running))
-        metrics.watch("llm_ready", "1 when a request would be taken", lambda: float(self.is_ready))
+        metrics.watch("llm_ready", "1 when a request would be taken and computed", lambda: float(self.is_ready))
+        metrics.watch(
+            "llm_engine_stuck", "1 when the engine's thread does not beat", lambda: float(self.state == STUCK)
+        )
         metrics.watch("llm_max_streams", "Most requests that run at once", lambda: float(self.max_streams))
         metrics.watch("llm_kv_cache_tokens", "Tokens in the KV cache", lambda: float(self._n_cells_used()))
         metrics.watch(
@@ -124,8 +133,13 @@ class Engine:
         return self._queue.phase
 
     @property
+    def state(self) -> str:
+        """The phase, or `stuck`: ready, but its thread has not beaten for longer than any step takes."""
+        return STUCK if self.phase is Phase.READY and not self._pulse.is_felt else self.phase.value
+
+    @property
     def is_ready(self) -> bool:
-        return self._queue.phase is Phase.READY
+        return self.state == Phase.READY.value
 
     @property
     def n_waiting(self) -> int:
@@ -218,6 +232,7 @@ class Engine:
         if self._limits.measures and not self._cost.is_measured:
             self._calibration = Calibration(model, self._cache, self._cost, self._clock)
         self._busy_at = self._renewed_at = self._clock()
+        self._pulse.beat()
         self._queue.enter(Phase.READY)
         log.info(
             "ready after %.2f s (load %.2f s, first token %.2f s): %s, context %d, cache %d tokens, %d streams",
@@ -299,6 +314,7 @@ class Engine:
             self._metrics.step_s.observe(self._busy_at - started)
         elif self._wants_measuring:
             self._measure()
+        self._pulse.beat()
         self._on_beat(self._clock())
 
     def _intake(self, idle_s: float) -> None:
@@ -338,18 +354,37 @@ class Engine:
 
     @property
     def _wants_measuring(self) -> bool:
-        is_resting = self.is_ready and not self.n_waiting and self._clock() - self._busy_at >= REST_S
+        is_resting = self.phase is Phase.READY and not self.n_waiting and self._clock() - self._busy_at >= REST_S
         return is_resting and self._calibration is not None and self._calibration.can_go_on()
 
     def _begin_all(self, now: float) -> None:
-        for run in list(self._queue.put_back):
-            if not self._place(run):
-                return
-            self._queue.put_back.remove(run)
+        """In the order of fairness; of one client first what was put back. Who has no room blocks those behind, or many
+        short ones would keep a long one out for ever."""
+        queue = self._queue
         self._followers = {r: held for r, held in self._followers.items() if r.state is State.QUEUED}
-        for request in list(self._queue.waiting):
-            if len(self._queue.runs) >= self._queue.max_streams or not self._begin(request, now):
+        put_back = {run.request: run for run in queue.put_back}
+        ordered = queue.fairness.order([*put_back, *queue.waiting], [run.request for run in queue.runs])
+        queue.waiting[:] = [request for request in ordered if request not in put_back]
+        for request in ordered:
+            if len(queue.runs) >= queue.max_streams and not self._make_way(request):
                 return
+            if not (self._resume(put_back[request]) if request in put_back else self._begin(request, now)):
+                return
+
+    def _make_way(self, request: Request) -> bool:
+        """All places are taken, and nothing of this client runs: the youngest of who has most of them is put back."""
+        lead, runs = self._followers.get(request), self._queue.runs
+        yielding = find_yielding([run.request for run in runs], request.client)
+        if yielding is None or (lead and lead.is_coming):
+            return False
+        self._set_aside(next(run for run in runs if run.request is yielding))
+        return True
+
+    def _resume(self, run: Run) -> bool:
+        if not self._place(run):
+            return False
+        self._queue.put_back.remove(run)
+        return True
 
     def _begin(self, request: Request, now: float) -> bool:
         """Start a waiting request. False: there is no room, so none behind it can start either."""
@@ -417,14 +452,17 @@ class Engine:
 
     def put_back_youngest(self) -> None:
         """The cache is full of running requests: the one that began last starts again when there is room."""
-        assert self._cache is not None
         if len(self._queue.runs) == 1:
             log.error("request %s: alone, and has no room in the cache", self._queue.runs[0].request.id)
             self.fail(self._queue.runs[0])
             return
+        self._set_aside(self._queue.runs[-1])
+
+    def _set_aside(self, run: Run) -> None:
+        """What it computed stays as cache, as long as there is room, and it goes on when its turn comes."""
+        assert self._cache is not None and run.sequence is not None
         with self._queue.changed:
-            run = self._queue.runs.pop()
-            assert run.sequence is not None
+            self._queue.runs.remove(run)
             self._cache.retire(run.sequence)
             run.sequence, run.draft = None, []
             self._queue.put_back.insert(0, run)

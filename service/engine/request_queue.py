@@ -10,12 +10,13 @@ from __future__ import annotations
 import enum
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from ..errors import ClientGone, Draining, NotReady
 from ..metrics import Metrics
 from ..request import Done, Failed, Request, State
 from .admission import Admission
+from .fairness import Fairness
 from .run import Run
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class RequestQueue:
     ) -> None:
         self._admission, self._metrics, self._clock, self._row_s = admission, metrics, clock, row_s
         self.max_streams = max_streams
+        self.fairness = Fairness()
         self.phase = Phase.LOADING
         self.waiting: list[Request] = []
         self.put_back: list[Run] = []
@@ -76,10 +78,13 @@ class RequestQueue:
         """Accept all or none: from here on each ends in exactly one terminal event. Raises Unavailable instead."""
         with self.changed:
             self.require_open()
-            n_waiting_tokens = sum(len(r.prompt_tokens) for r in (*self.waiting, *requests))
-            wait_s = self.predict_s(n_waiting_tokens, self.n_waiting + len(requests))
+            ahead = self._list_ahead(requests)
+            wait_s = self.predict_s(_count_tokens(ahead), len(ahead) + len(self.put_back))
             n_requests = (len(requests), self.n_waiting, len(self.runs))
-            self._admission.check(*n_requests, self.max_streams, n_waiting_tokens, wait_s)
+            n_tokens = _count_tokens((*self.waiting, *requests))
+            client = requests[0].client
+            is_first = bool(client) and all(other.client != client for other in self.waiting)
+            self._admission.check(*n_requests, self.max_streams, n_tokens, wait_s, is_first=is_first)
             for request in requests:
                 request.submitted_at = self._clock()
                 request.state = State.QUEUED
@@ -109,6 +114,14 @@ class RequestQueue:
         n_over = len(self.runs) + n_waiting - self.max_streams
         return self._admission.predict_s(n_tokens, n_over, self.max_streams, self._row_s())
 
+    def _list_ahead(self, requests: Sequence[Request]) -> Sequence[Request]:
+        """Who would have begun when the last of these, all of one client, begins: they too, and whoever waits longer or
+        was served less."""
+        running = [run.request for run in self.runs]
+        self.fairness.arrive(requests[0].client, [*self.waiting, *(run.request for run in self.put_back), *running])
+        ordered = self.fairness.order([*self.waiting, *requests], running)
+        return ordered[: max(map(ordered.index, requests)) + 1]
+
     def leave(self, run: Run) -> None:
         """It neither runs nor waits to run again."""
         for runs in (self.runs, self.put_back):
@@ -127,6 +140,7 @@ class RequestQueue:
         """The one place where requests end: one terminal event, one log line, never any text."""
         if not request.finish(event):
             return
+        self.fairness.settle(request)
         reason = event.reason.value if isinstance(event, Done) else str(event.error.code)
         now = self._clock()
         queue_s = (request.started_at or now) - request.submitted_at
@@ -145,3 +159,7 @@ class RequestQueue:
             (now - request.submitted_at) * 1e3,
             reason,
         )
+
+
+def _count_tokens(requests: Iterable[Request]) -> int:
+    return sum(len(request.prompt_tokens) for request in requests)

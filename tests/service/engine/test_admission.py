@@ -68,3 +68,13 @@ def test_prompts_that_are_mostly_cached_count_less():
     for _ in range(100):
         admission.observe_start(100, 90)
     assert admission.predict_s(1000, 0, 4, 0.01) == pytest.approx(1, rel=0.01)
+
+
+@pytest.mark.parametrize(("n_waiting", "n_tokens", "is_taken"), [(3, 1500, True), (4, 100, False), (3, 1501, False)])
+def test_a_full_queue_still_takes_a_client_of_whom_nothing_waits(n_waiting: int, n_tokens: int, is_taken: bool):
+    changes = {**IDLE, "n_waiting": n_waiting, "n_running": 4, "n_tokens": n_tokens, "is_first": True}
+    if is_taken:
+        make().check(**changes)
+    else:
+        with pytest.raises(QueueFull):
+            make().check(**changes)

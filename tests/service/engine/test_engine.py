@@ -1056,3 +1056,114 @@ def test_every_accepted_request_has_exactly_one_end(
         elif not has_faults:
             assert got[-1].error.code in ("client_gone", "timeout", "draining")
     assert model.n_open_samplers == 0 and model.is_closed
+
+
+def test_an_engine_that_does_not_beat_is_stuck_until_it_does():
+    clock, metrics = FakeClock(), Metrics()
+    engine = load(FakeModel(), clock=clock, metrics=metrics)
+    assert (engine.is_ready, engine.state) == (True, "ready")
+    clock.now += 1000
+    assert (engine.is_ready, engine.state, engine.phase) == (False, "stuck", Phase.READY)
+    assert metrics.numbers()["llm_engine_stuck"] == 1
+    engine.step(idle_s=0)
+    assert (engine.is_ready, engine.state) == (True, "ready")
+
+
+def test_a_stuck_engine_that_drains_is_draining():
+    clock = FakeClock()
+    engine = load(FakeModel(), clock=clock)
+    clock.now += 1000
+    engine.drain()
+    assert engine.state == "draining"
+
+
+def ask(engine: Engine, client: str, prompt: str = "hi", **params: Any) -> Request:
+    request = make_request(engine, prompt, **params)
+    request.client = client
+    engine.submit([request])
+    return request
+
+
+def test_a_greedy_client_waits_for_its_turn():
+    """It filled the queue first; the others begin before its second."""
+    engine = load(FakeModel(), max_streams=1, max_queue=8)
+    greedy = [ask(engine, "g", f"g{i}") for i in range(5)]
+    polite = [ask(engine, client, client) for client in "ab"]
+    began: list[Request] = []
+    for _ in range(500):
+        engine.step(idle_s=0)
+        began += [r for r in (*greedy, *polite) if r.started_at is not None and r not in began]
+    assert began[:3] == [greedy[0], *polite] and len(began) == 7
+
+
+def test_who_has_every_stream_makes_way_and_loses_nothing():
+    model = FakeModel(n_cells=4096)
+    engine = load(model, max_streams=3, max_queue=8)
+    greedy = [ask(engine, "g", "long question " + str(i)) for i in range(3)]
+    run(engine, 20)
+    polite = ask(engine, "p")
+    engine.step(idle_s=0)
+    engine.step(idle_s=0)
+    assert polite.started_at is not None and engine.n_running == 3
+    run(engine)
+    assert outcome(polite)[0] == "You said: hi"
+    for i, request in enumerate(greedy):
+        text, end = outcome(request)
+        assert text == f"You said: long question {i}" and isinstance(end, Done)
+    assert model.n_open_samplers == 0
+
+
+def test_making_way_settles_and_nobody_is_put_back_again_and_again():
+    metrics = Metrics()
+    engine = load(FakeModel(), max_streams=2, max_queue=8, metrics=metrics)
+    for i in range(4):
+        ask(engine, "g", f"question {i}")
+    run(engine, 5)
+    for client in "abc":
+        ask(engine, client, f"question of {client}")
+    run(engine)
+    assert metrics.numbers()["llm_preemptions_total"] == 1  # from two of g to one; afterwards all have at most one
+    assert engine.n_running == engine.n_waiting == 0
+
+
+def test_one_client_that_fills_the_queue_keeps_nobody_out():
+    engine = load(FakeModel(), max_streams=1, max_queue=4)
+    ask(engine, "g")
+    engine.step(idle_s=0)
+    for _ in range(4):
+        ask(engine, "g")
+    with pytest.raises(QueueFull):
+        ask(engine, "g")
+    ask(engine, "a")
+    ask(engine, "b")
+    with pytest.raises(QueueFull):
+        ask(engine, "c")
+
+
+def test_expected_wait_is_what_is_ahead_in_turn():
+    """A polite client is not refused for a queue that it will not stand in."""
+    engine = load(FakeModel(), max_streams=1, max_queue=8, max_wait_s=3)
+    engine._admission._mean_run_s = 1.0
+    ask(engine, "g")
+    engine.step(idle_s=0)
+    for _ in range(2):
+        ask(engine, "g")
+    with pytest.raises(QueueFull):
+        [ask(engine, "g") for _ in range(2)]
+    ask(engine, "p")
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.tuples(st.sampled_from("gab"), st.integers(0, 9), st.integers(1, 30)), max_size=25))
+def test_whoever_asks_in_whatever_order_each_ends_once_and_whole(asked: list[tuple[str, int, int]]):
+    model = FakeModel(n_cells=1024)
+    engine = load(model, max_streams=3, max_queue=40, max_queue_tokens=100_000)
+    requests = []
+    for client, n_steps, n in asked:
+        requests.append((ask(engine, client, "x" * n), "You said: " + "x" * n))
+        run(engine, n_steps)
+    run(engine, 1500)
+    for request, expected in requests:
+        text, end = outcome(request)
+        assert text == expected and isinstance(end, Done)
+    assert engine.n_running == engine.n_waiting == 0 and model.n_open_samplers == 0
