@@ -20,8 +20,8 @@ case ${1:-} in
   image) packages=("${python[@]}" "${sets[@]}" "${vm[@]}" ipxe-qemu xorriso mtools dosfstools openssh-client packer) ;;
   *) die "usage: install_host_packages.sh image|oci|test|run|bench" ;;
 esac
-# Our kernels for Arm are tested under QEMU's user mode.
-if [ "${1}" = test ] && [ "$(uname -m)" != aarch64 ]; then packages=(qemu-user-static g++-aarch64-linux-gnu "${packages[@]}"); fi
+# Our kernels are tested for other CPUs too: under QEMU's user mode, by SIMDe.
+if [ "${1}" = test ] && [ "$(uname -m)" != aarch64 ]; then packages=(qemu-user-static g++-aarch64-linux-gnu libsimde-dev "${packages[@]}"); fi
 if [ "${1}" = image ] && [ "$(uname -m)" != aarch64 ]; then packages=(qemu-user-static arch-test "${packages[@]}"); fi
 
 # has PACKAGE: installed as a package, or there as a command of that name or purpose by another way.

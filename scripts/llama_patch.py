@@ -4,16 +4,14 @@ Attention is computed for all heads that share a key, and for all rows of a prom
 It never touches a cell that a row cannot see. ggml's own kernel goes cell by cell for each head of each row. Eight
 streams of 350 tokens: 50 instead of 60 ms per step; sixteen prompt rows over 1024 cells: 72 instead of 126 ms.
 
-Products by Q4_0, Q8_0, Q4_K and Q6_K weights are ours on AVX2, on Arm's dotprod and on its i8mm, for dense and sparse
-models: llama/quantized_product.h has their shape, product_<set>.h an instruction set each, product_traits.h takes the
-place of ggml's class. On AVX2 (EPYC 7003, one core, 2048 x 1024, best of 60), 8 rows: Q4_K 0.19 instead of 0.49 ms,
-Q6_K 0.23 instead of 0.73, Q4_0 0.20 instead of 0.50, Q8_0 0.45 instead of 1.09. On Arm estimated only.
+Products by Q4_0, Q8_0, Q4_K and Q6_K weights are ours on AVX2, VNNI (256 and 512 bits), Arm's dotprod and i8mm, for
+dense and sparse models: llama/quantized_product.h has their shape, product_<set>.h an instruction set each,
+product_traits.h takes the place of ggml's class. On AVX2 (EPYC 7003, one core, 2048 x 1024, best of 60), 8 rows: Q4_K
+0.19 instead of 0.49 ms, Q6_K 0.23 instead of 0.73, Q4_0 0.20 instead of 0.50, Q8_0 0.45 instead of 1.09. On Arm and
+with VNNI estimated only. Their buffers ask for pages of 2 MB.
 
 The other types' products are ggml's: one whose last rows are two or three fills them up to four, and so it does with
-one that makes sixteen, since the product for four rows reads and unpacks each weight once, that for a row once for each.
-
-On x86-64 with AVX-512 and VNNI, llama/vnni_product.h computes the products by Q4_0 weights. Eight rows: 17 instead of
-39 ms; 32 rows: 51 instead of 108 ms.
+one that makes sixteen: the product for four rows reads and unpacks each weight once, that for one row once for each.
 
 Times of steps are medians of TinyLlama's shape in Q4_0 on 2 cores of an AMD EPYC, November 2026, each against what was
 there before it. On Arm results are tested, and no time was measured.
@@ -28,25 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CPU = Path("ggml/src/ggml-cpu")
-OPS, REPACK, REPACK_X86 = CPU / "ops.cpp", CPU / "repack.cpp", CPU / "arch/x86/repack.cpp"
-ATTENTION, VNNI = (Path(__file__).parent / "llama" / f"{name}.h" for name in ("grouped_attention", "vnni_product"))
-
-PRODUCTS = [
-    ATTENTION.with_name(f"{name}.h")
-    for name in (
-        "product_set",
-        "product_traits",
-        "quantized_product",
-        "product_avx2",
-        "product_dotprod",
-        "product_i8mm",
-    )
-]
-HEADERS = {  # beside who includes them
-    OPS.with_name(ATTENTION.name): ATTENTION,
-    REPACK_X86.with_name(VNNI.name): VNNI,
-    **{REPACK.with_name(header.name): header for header in PRODUCTS},
-}
+OPS, REPACK = CPU / "ops.cpp", CPU / "repack.cpp"
+KERNELS = Path(__file__).parent / "llama"
+HEADERS = {CPU / header.name: header for header in sorted(KERNELS.glob("*.h"))}  # beside who includes them
 
 
 @dataclass(frozen=True)
@@ -66,7 +48,7 @@ EDITS = (
     Edit(
         OPS,
         "static void ggml_compute_forward_flash_attn_ext_f16_one_chunk(\n",
-        f'#include "{ATTENTION.name}"\n\n{{}}',
+        '#include "grouped_attention.h"\n\n{}',
     ),
     # ggml's own kernel, which goes on with a single head of a single row: hidden cells in blocks
     Edit(
@@ -93,9 +75,6 @@ EDITS = (
         """\
     // Llamakiln: whether the last rows of so many are filled up to four.
     static bool fills_up(int64_t n_rows) {
-        if (std::is_same_v<BLOC_TYPE, block_q4_0> && ggml_cpu_has_avx512_vnni() && n_rows > 4) {
-            return n_rows % 4 > 0;  // by vnni_product.h
-        }
         return n_rows % 4 > 1 || n_rows % 16 == 13;
     }
 
@@ -185,20 +164,20 @@ static const ggml::cpu::tensor_traits * ggml_repack_get_optimal_repack_type(cons
     ),
     Edit(
         REPACK,
-        "#include <cstring>\n",
-        '#include <algorithm>\n{}#include <type_traits>\n#include <vector>\n\n#include "product_set.h"\n',
+        "    buffer->iface.init_tensor = ggml_backend_cpu_repack_buffer_init_tensor;\n",
+        "{}    ggml::cpu::repack::ask_for_large_pages(ggml_backend_buffer_get_base(buffer), size);\n",
     ),
     Edit(
-        REPACK_X86,
-        "void ggml_gemm_q4_0_8x8_q8_0(int n, float * GGML_RESTRICT s, size_t bs, const void * GGML_RESTRICT vx, "
-        "const void * GGML_RESTRICT vy, int nr, int nc) {\n",
-        f"""\
-#include "{VNNI.name}"
-
-{{}}#ifdef VNNI_PRODUCT
-    vnni_product_q4_0(n, s, bs, vx, vy, nr, nc);
-    return;
+        REPACK,
+        "#include <cstring>\n",
+        """\
+#include <algorithm>
+{}#include <vector>
+#ifdef __linux__
+#include <sys/mman.h>
 #endif
+
+#include "product_set.h"
 """,
     ),
 )

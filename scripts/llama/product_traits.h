@@ -189,35 +189,52 @@ template <class W, class I> class product_traits : public tensor_traits_base {
     }
 };
 
-template <class I> const tensor_traits_base * product_traits_of(const ggml_tensor * weights, const I *) {
+// I8: for weights of eight bits.
+template <class I, class I8> const tensor_traits_base * product_traits_of(const ggml_tensor * weights) {
+    static_assert(I::PANEL == I8::PANEL);
+    static const product_traits<::product::q4_0<I>, I>   q4_0;
+    static const product_traits<::product::q8_0<I8>, I8> q8_0;
+    static const product_traits<::product::q4_K<I>, I>   q4_K;
+    static const product_traits<::product::q6_K<I>, I>   q6_K;
     if (weights->ne[1] % I::PANEL != 0) {
         return nullptr;
     }
-    static const product_traits<::product::q4_0<I>, I> q4_0;
-    static const product_traits<::product::q4_K<I>, I> q4_K;
-    static const product_traits<::product::q6_K<I>, I> q6_K;
     switch (weights->type) {
         case GGML_TYPE_Q4_0: return &q4_0;
+        case GGML_TYPE_Q8_0: return &q8_0;
         case GGML_TYPE_Q4_K: return &q4_K;
         case GGML_TYPE_Q6_K: return &q6_K;
         default:             return nullptr;
     }
 }
-template <class I> const tensor_traits_base * product_traits_of_8(const ggml_tensor * weights, const I *) {
-    static const product_traits<::product::q8_0<I>, I> q8_0;
-    return weights->type == GGML_TYPE_Q8_0 && weights->ne[1] % I::PANEL == 0 ? &q8_0 : nullptr;
-}
 #endif
 
 // nullptr: ggml's own, or none.
 static const tensor_traits_base * find_product_traits(const ggml_tensor * weights) {
+    const tensor_traits_base * found = nullptr;
 #ifdef PRODUCT_SET
-    if (const auto * traits = product_traits_of_8(weights, (const PRODUCT_SET_8 *) nullptr)) {
-        return traits;
+    found = product_traits_of<PRODUCT_SET, PRODUCT_SET_8>(weights);
+#endif
+#ifdef PRODUCT_SET_NARROW
+    if (!found) {
+        found = product_traits_of<PRODUCT_SET_NARROW, PRODUCT_SET_NARROW>(weights);
     }
-    return product_traits_of(weights, (const PRODUCT_SET *) nullptr);
-#else
+#endif
     GGML_UNUSED(weights);
-    return nullptr;
+    return found;
+}
+
+// Weights are read from end to end in every step: with pages of 4 kB a prefetcher stops and an address is looked up
+// 512 times as often. Before the first byte is written; a kernel that has none goes on without.
+static void ask_for_large_pages(void * base, size_t size) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    constexpr uintptr_t PAGE = 4096;  // or more: what is not whole is refused, and that is all
+    const uintptr_t first = ((uintptr_t) base + PAGE - 1)/PAGE*PAGE, last = ((uintptr_t) base + size)/PAGE*PAGE;
+    if (first < last) {
+        (void) madvise((void *) first, last - first, MADV_HUGEPAGE);
+    }
+#else
+    GGML_UNUSED(base);
+    GGML_UNUSED(size);
 #endif
 }

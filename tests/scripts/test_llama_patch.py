@@ -73,7 +73,11 @@ def test_key_names_the_headers_and_the_edits(tmp_path, monkeypatch, place):
 
 def test_hidden_cells_are_counted_in_whole_blocks(tmp_path):
     """The C function itself, against counting one by one."""
-    function = re.search(r"^static int64_t count_hidden_cells.*?^}$", llama_patch.ATTENTION.read_text(), re.M | re.S)[0]
+    function = re.search(
+        r"^static int64_t count_hidden_cells.*?^}$",
+        (llama_patch.KERNELS / "grouped_attention.h").read_text(),
+        re.M | re.S,
+    )[0]
     source = tmp_path / "count.c"
     source.write_text(
         "#include <stdint.h>\n#include <stdio.h>\n#include <string.h>\ntypedef uint16_t ggml_fp16_t;\n"

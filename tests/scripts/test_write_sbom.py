@@ -8,6 +8,7 @@ import write_sbom
 from catalog import Model, load_catalog
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
+from files import REPOSITORY
 from problem import Problem
 
 DPKG = """libc6\t2.35-0ubuntu3.11\tarm64\tglibc
@@ -85,8 +86,8 @@ def test_what_scanners_do_not_see_is_listed():
     engine = parts["llama.cpp"]
     assert engine["purl"] == "pkg:github/ggml-org/llama.cpp@0c1e57098"
     assert {"name": "llamakiln:taken_from_sha256", "value": "8" * 64} in engine["properties"]
-    changed = ("arch/x86/repack.cpp", "arch/x86/vnni_product.h", "grouped_attention.h", "ops.cpp", "repack.cpp")
-    notes = ", ".join(f"ggml/src/ggml-cpu/{name}" for name in changed)
+    headers = [path.name for path in (REPOSITORY / "scripts/llama").glob("*.h")]
+    notes = ", ".join(f"ggml/src/ggml-cpu/{name}" for name in sorted([*headers, "ops.cpp", "repack.cpp"]))
     assert engine["pedigree"]["notes"] == f"{notes}: by scripts/llama_patch.py"
     assert parts["OpenBLAS"]["version"] == "0.3.20"
     assert parts["llama-cpp-python"]["hashes"] == [{"alg": "SHA-256", "content": "8" * 64}]
