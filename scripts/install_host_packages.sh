@@ -2,7 +2,7 @@
 # Install the distribution packages that a make target needs on this machine: lists what is missing, then asks apt for it.
 # Needs root or sudo for that, else prints the exact command. Nothing missing, nothing done.
 #
-# usage: install_host_packages.sh image|oci|test|run|bench
+# usage: install_host_packages.sh image|oci|test|run|bench|estimate
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -14,11 +14,12 @@ vm=(qemu-system-arm qemu-efi-aarch64 qemu-utils genisoimage)
 case ${1:-} in
   run) packages=("${python[@]}" "${compiler[@]}") ;;
   bench) packages=("${python[@]}" "${compiler[@]}" binutils) ;;
+  estimate) packages=("${python[@]}" "${compiler[@]}" "${sets[@]}" llvm-19) ;;
   oci) packages=("${python[@]}" "${sets[@]}") ;;
   test) packages=("${python[@]}" "${compiler[@]}" "${vm[@]}" binutils shellcheck nginx chromium curl iptables openssh-client
     fdisk packer) ;;
   image) packages=("${python[@]}" "${sets[@]}" "${vm[@]}" ipxe-qemu xorriso mtools dosfstools openssh-client packer) ;;
-  *) die "usage: install_host_packages.sh image|oci|test|run|bench" ;;
+  *) die "usage: install_host_packages.sh image|oci|test|run|bench|estimate" ;;
 esac
 # Our kernels are tested for other CPUs too: under QEMU's user mode, by SIMDe.
 if [ "${1}" = test ] && [ "$(uname -m)" != aarch64 ]; then packages=(qemu-user-static g++-aarch64-linux-gnu libsimde-dev "${packages[@]}"); fi
