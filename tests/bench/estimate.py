@@ -210,6 +210,8 @@ def estimate(kernel: Kernel, code: Sequence[Instruction], cpu: Cpu) -> float:
 
 def measure(library: Path, form: str, rows: int) -> float:
     """Seconds of one product by 1024 x 2048 weights on one thread: the least of many, since others use the machine."""
+    import numpy as np
+
     from tests import kernels
 
     ggml = kernels.Ggml(library.parent)
@@ -220,7 +222,7 @@ def measure(library: Path, form: str, rows: int) -> float:
     raw = bytes(1024 * ggml.ggml_row_size(kind, 2048))
     ggml.ggml_backend_tensor_set(weights, ctypes.cast(raw, ctypes.c_void_p), 0, len(raw))
     values = ggml.ggml_new_tensor_4d(context, kernels.F32, 2048, rows, 1, 1)
-    ctypes.memset(ggml.ggml_get_data(values), 0, ggml.ggml_nbytes(values))
+    ggml.fill(values, np.random.default_rng(20261127).standard_normal((rows, 2048), np.float32))
     graph = ggml.ggml_new_graph(context)
     ggml.ggml_build_forward_expand(graph, ggml.ggml_mul_mat(context, weights, values))
     best = float("inf")
