@@ -216,8 +216,16 @@ class Mismatch(Exception):
 
 
 def headers(edits: Sequence[Edit]) -> dict[Path, Path]:
-    """Those of HEADERS that the edits include."""
-    return {place: header for place, header in HEADERS.items() if any(header.name in edit.made for edit in edits)}
+    """Those of HEADERS that the edits include, and that these include."""
+    included = {place: header for place, header in HEADERS.items() if any(header.name in edit.made for edit in edits)}
+    left = list(included.values())
+    while left:
+        text = left.pop().read_text()
+        for place, header in HEADERS.items():
+            if place not in included and f'#include "{header.name}"' in text:
+                included[place] = header
+                left.append(header)
+    return included
 
 
 def key(edits: Sequence[Edit] = EDITS) -> str:
