@@ -16,6 +16,7 @@ from typing import Protocol
 
 from .config import Config
 from .errors import EXIT_SOFTWARE
+from .log import describe
 from .notice import notify
 
 log = logging.getLogger("service")
@@ -62,7 +63,7 @@ def serve(settings: Config, engine: Engine, server: Server, mailbox: Mailbox) ->
     reason = mailbox.get()
     notify(address, "STOPPING=1")
     if isinstance(reason, BaseException):
-        log.critical("ending: %s: %s", type(reason).__name__, reason)
+        log.critical("ending: %s", describe(reason))
         engine.stop(STOP_S)
         server.wait_flushed(STOP_S)
         return EXIT_SOFTWARE
