@@ -24,6 +24,7 @@ from .errors import EXIT_CONFIG, EXIT_SOFTWARE, ConfigError
 from .llama import library, machine
 from .llama.binding import import_binding
 from .llama.model import MIN_SEQUENCES, LlamaModel, read_ahead
+from .log import write_to_stderr
 from .protocol import Model
 
 if TYPE_CHECKING:
@@ -50,9 +51,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str], prepare: Callable
     try:
         settings = config.load(environ)
         api_keys = keys.load(settings.api_keys_file)
-        logging.basicConfig(
-            level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
-        )
+        write_to_stderr(settings.log_level)
         loading = Loading(prepare(settings))
     except ConfigError as error:
         for fault in error.faults:

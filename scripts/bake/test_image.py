@@ -180,7 +180,7 @@ def check_image(image: Path) -> tuple[bool, dict[str, dict]]:
             statuses = [run.result() for run in runs]
             copies["a1"].stop()
             statuses.append(run_pytest("the copies compared", TESTS, "--copies", *facts.values()))
-            restart = [TESTS / "test_restart.py", *node_options(copies["a2"]), "--disruptive"]
+            restart = [TESTS / "test_restart.py", TESTS / "test_faults.py", *node_options(copies["a2"]), "--disruptive"]
             statuses.append(run_pytest("killed and rebooted", *restart))
             if statuses[-1]:
                 log(copies["a2"].last_words())

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from ..chat.prompt import Prompter
 from ..errors import ClientGone, ConfigError, ServiceError, TimedOut
+from ..log import describe
 from ..metrics import Metrics
 from ..protocol import Chunk, Model
 from ..request import Done, Failed, FinishReason, Request, SamplingParams, State, Timings
@@ -207,7 +208,7 @@ class Engine:
             while self._queue.phase is not Phase.STOPPED:
                 self.step()
         except BaseException as error:  # whatever it is, nobody may wait for ever
-            log.critical("the engine cannot go on: %s: %s", type(error).__name__, error)
+            log.critical("the engine cannot go on: %s", describe(error))
             self._on_fatal(error)
         finally:
             self.close()
@@ -407,7 +408,7 @@ class Engine:
         try:
             run.sampler = self._model.make_sampler(request.params, seed, request.prompt_tokens)
         except Exception as error:
-            log.error("request %s: no sampler: %s: %s", request.id, type(error).__name__, error)
+            log.error("request %s: no sampler: %s", request.id, describe(error))
             self._free(run, Failed(_model_failed(), request.index))
         return True
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ..errors import ModelFatal, NoRoom
+from ..log import describe
 from ..metrics import Metrics
 from ..protocol import Chunk, Model
 from ..request import FinishReason
@@ -224,7 +225,7 @@ class Batch:
             if len(self._runs) > 1:
                 self._owner.put_back_youngest()
             return
-        log.warning("a step of %d requests failed: %s: %s", len(plan), type(error).__name__, error)
+        log.warning("a step of %d requests failed: %s", len(plan), describe(error))
         if len(plan) == 1:
             self._fail(plan[0][0], error)
             return
@@ -240,7 +241,7 @@ class Batch:
 
     def _fail(self, run: Run, error: Exception) -> None:
         """A fault ends this request only; a fatal one, or too many in a row, ends the process."""
-        log.error("request %s: %s: %s", run.request.id, type(error).__name__, error, exc_info=error)
+        log.error("request %s: %s", run.request.id, describe(error), exc_info=error)
         self._n_faults += 1
         self._owner.fail(run)
         if isinstance(error, ModelFatal):

@@ -20,6 +20,7 @@ ANSWER_TIMEOUT_S = 120  # under emulation a node is 15 times slower than it will
 TEST_TIMEOUT_S = 900  # so reading its facts takes minutes on a busy host
 DESELECTED = {
     "test_restart.py": "kills and reboots the node: only with --disruptive",
+    "test_faults.py": "takes disk, memory, network and clock from the node: only with --disruptive",
     "test_copies.py": "compares two fresh copies: only with --copies A.json B.json",
 }
 
@@ -57,7 +58,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def is_wanted(file: str, config: pytest.Config) -> bool:
     if config.getoption("--copies", None):
         return file == "test_copies.py"
-    if file == "test_restart.py":
+    if file in ("test_restart.py", "test_faults.py"):
         return config.getoption("--disruptive")
     return file != "test_copies.py"
 

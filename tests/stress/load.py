@@ -196,7 +196,9 @@ async def greedy(node: Node, seconds: float) -> list[Check]:
 
 async def poison(node: Node, seconds: float) -> list[Check]:
     """Bodies made to cost much or to break something, each from another address, two at a time."""
-    return await _throw(node, seconds, [*bodies.poisonous()])
+    thrown = [*bodies.poisonous()]
+    random.Random(15).shuffle(thrown)
+    return await _throw(node, 4 * seconds, thrown)
 
 
 async def fuzz(node: Node, seconds: float) -> list[Check]:
