@@ -97,7 +97,8 @@ async def slowloris(node: Node, seconds: float) -> list[Check]:
             writer.write(head[:40] if kind == "header" else head + b"\r\n\r\n{")
             while not reader.at_eof():
                 writer.write(b"x" if kind == "header" else b" ")
-                await asyncio.wait({asyncio.create_task(reader.read(1))}, timeout=1)
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(reader.read(1024), 1)
             n_closed[kind] += 1
 
     polite = asyncio.create_task(_ask_closed(node, seconds, clients=range(400, 404)))

@@ -1,7 +1,7 @@
 """Somebody who has nothing to do with it: looks at /healthz and reads one stream after another.
 
-In a process of its own (`python -m tests.stress.witness PORT`, until its standard input ends), so that what it sees is the
-node's delay and not that of the clients that load it.
+In a process of its own (`python -m tests.stress.witness PORT`, until its standard input ends), so that what it sees is
+the node's delay and not that of the clients that load it.
 """
 
 from __future__ import annotations
