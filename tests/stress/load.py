@@ -93,12 +93,14 @@ async def slowloris(node: Node, seconds: float) -> list[Check]:
     n_closed: Counter[str] = Counter()
 
     async def drip(n: int, kind: str) -> None:
-        async with connect(node.port, 500 + n // 4) as (reader, writer):
-            writer.write(head[:40] if kind == "header" else head + b"\r\n\r\n{")
-            while not reader.at_eof():
-                writer.write(b"x" if kind == "header" else b" ")
-                await asyncio.wait({asyncio.create_task(reader.read(1))}, timeout=1)
-            n_closed[kind] += 1
+        with contextlib.suppress(OSError):
+            async with connect(node.port, 500 + n // 4) as (reader, writer):
+                writer.write(head[:40] if kind == "header" else head + b"\r\n\r\n{")
+                while not reader.at_eof():
+                    writer.write(b"x" if kind == "header" else b" ")
+                    with contextlib.suppress(asyncio.TimeoutError):
+                        await asyncio.wait_for(reader.read(1024), 1)
+        n_closed[kind] += 1
 
     polite = asyncio.create_task(_ask_closed(node, seconds, clients=range(400, 404)))
     await _for(seconds, [drip(n, "header" if n % 2 else "body") for n in range(400)])
@@ -250,9 +252,10 @@ async def _for(seconds: float, work: Sequence[Awaitable[None]]) -> None:
     """Let them work so long, and end whatever still does."""
     tasks = [asyncio.ensure_future(each) for each in work]
     done, left = await asyncio.wait(tasks, timeout=seconds)
-    for task in left:
-        task.cancel()
-    await asyncio.gather(*left, return_exceptions=True)
+    while left:  # again: a wait_for whose time is up in the same moment passes over a cancellation (Python 3.11)
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=1)
     for task in done:
         if (error := task.exception()) and not isinstance(error, (OSError, asyncio.TimeoutError)):
             raise error
