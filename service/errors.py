@@ -8,7 +8,8 @@
     │   ├── BodyTooLarge           413
     │   ├── UnsupportedMedia       415
     │   ├── Misdirected            421 a Host that is not this machine
-    │   └── TooManyGuesses         429 rate_limit_error, with Retry-After
+    │   ├── TooManyGuesses         429 rate_limit_error, with Retry-After
+    │   └── ConstraintFailed       400 the answer cannot go on as its grammar wants
     ├── Unavailable                503 server_error            with Retry-After: the same request may work later
     │   ├── QueueFull              503 too many wait, or too long (not 429: the node is busy, whoever asks)
     │   ├── NotReady               503 the model is still loading
@@ -90,6 +91,10 @@ class TooManyGuesses(BadRequest):
 class UnsupportedMedia(BadRequest):
     status = 415
     code = "unsupported_media_type"
+
+
+class ConstraintFailed(BadRequest):
+    code = "grammar_failed"
 
 
 class Unavailable(ServiceError):

@@ -116,14 +116,15 @@ class Answering:
             )
             for tokens in prompts
         ]
-        grammar = ask.grammar.resolve(model) if ask.grammar else None
+        constraint = self._engine.constrainer.make(ask.grammar) if ask.grammar else None
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         n_choices = ask.n * len(prompts)
         caller: Caller = environ["llm.caller"]
         requests = []
         for i in range(n_choices):
             tokens, own = prompts[i // ask.n], params[i // ask.n]
-            own = replace(own, grammar=grammar, seed=bodies.choice_seed(own.seed, i % ask.n))
+            seed = bodies.choice_seed(own.seed, i % ask.n)
+            own = replace(own, constraint=constraint.copy() if constraint else None, seed=seed)
             request_id = environ["llm.request_id"] + (f"-{i}" if n_choices > 1 else "")
             requests.append(
                 Request(

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..chat.constraint import Constrainer
 from ..chat.prompt import Prompter
 from ..errors import ClientGone, ConfigError, ServiceError, TimedOut
 from ..log import describe
@@ -94,6 +95,7 @@ class Engine:
 
         self._model: Model | None = None
         self._prompter: Prompter | None = None
+        self._constrainer: Constrainer | None = None
         self._cache: PrefixCache | None = None
         self._retention = Retention()
         self._calibration: Calibration | None = None  # while something is left to measure
@@ -167,6 +169,12 @@ class Engine:
         assert self._prompter is not None
         return self._prompter
 
+    @property
+    def constrainer(self) -> Constrainer:
+        self._queue.require_open()
+        assert self._constrainer is not None
+        return self._constrainer
+
     def start(self) -> None:
         self._thread.start()
 
@@ -218,6 +226,7 @@ class Engine:
         started = self._clock()
         self._model = model = self._load_model()
         self._prompter = Prompter(model)
+        self._constrainer = Constrainer(model)
         known = cost.load(self._state_path(cost.STATE_NAME))
         self._cost = StepCost(self._limits.step_s, model.max_batch, known)
         self._retention.cell_price = self._cell_price()
@@ -255,6 +264,8 @@ class Engine:
             for run in (*self._queue.runs, *self._queue.put_back):
                 run.close()
                 self._queue.leave(run)
+        if self._constrainer:
+            self._constrainer.close()
         if self._model:
             self._model.close()
 
@@ -445,8 +456,8 @@ class Engine:
         n_prompt, n_output, n_cached = len(request.prompt_tokens), request.n_output_tokens, request.n_cached_tokens
         self._free(run, Done(reason, n_prompt, n_output, n_cached, timings, request.index))
 
-    def fail(self, run: Run) -> None:
-        self._free(run, Failed(_model_failed(), run.request.index), is_kept=False)
+    def fail(self, run: Run, error: ServiceError | None = None) -> None:
+        self._free(run, Failed(error or _model_failed(), run.request.index), is_kept=False)
 
     def report(self, run: Run) -> None:
         self._teller.tell_running(run, self._cost.row_s() or 0.0)

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
-from ..errors import ModelFatal, NoRoom
+from ..errors import ModelFatal, NoRoom, ServiceError
 from ..log import describe
 from ..metrics import Metrics
 from ..protocol import Chunk, Model
@@ -35,8 +35,9 @@ class Owner(Protocol):
     def complete(self, run: Run, reason: FinishReason) -> None:
         """Its answer is complete."""
 
-    def fail(self, run: Run) -> None:
-        """The model failed on it; what it computed cannot be trusted."""
+    def fail(self, run: Run, error: ServiceError | None = None) -> None:
+        """It cannot go on: by an error of its own, or because the model failed on it. What it computed cannot be
+        trusted."""
 
     def put_back_youngest(self) -> None:
         """The cache is full of running requests. One that is alone and has no room fails."""
@@ -240,7 +241,11 @@ class Batch:
                 self._fail(run, own)
 
     def _fail(self, run: Run, error: Exception) -> None:
-        """A fault ends this request only; a fatal one, or too many in a row, ends the process."""
+        """A fault ends this request only; a fatal one, or too many in a row, ends the process. A request's own error
+        is no fault."""
+        if isinstance(error, ServiceError):
+            self._owner.fail(run, error)
+            return
         log.error("request %s: %s", run.request.id, describe(error), exc_info=error)
         self._n_faults += 1
         self._owner.fail(run)

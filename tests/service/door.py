@@ -26,7 +26,7 @@ from service.engine.engine import Engine, Limits
 from service.metrics import Metrics
 from service.protocol import Model
 from service.request import Event, Request, SamplingParams
-from tests.fakes import FakeModel, Gate
+from tests.fakes import FakeConstrainer, FakeModel, Gate
 
 DEMO = Path(__file__).resolve().parents[2] / "packer" / "models" / "demo.gguf"
 
@@ -226,6 +226,7 @@ class ScriptedEngine:
     def __init__(self, *events: Event) -> None:
         self.model = FakeModel()
         self.prompter = Prompter(self.model)
+        self.constrainer = FakeConstrainer()
         self.is_ready, self.state = True, "ready"
         self.script = events
         self.requests: list[Request] = []

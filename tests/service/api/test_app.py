@@ -16,12 +16,13 @@ from service.api.app import make_app
 from service.api.keys import Keys
 from service.api.status import COARSE, PRIVATE
 from service.api.watch import Watch
+from service.chat.constraint import Grammar
 from service.chat.length import FIRST_CHARACTERS
 from service.engine.request_queue import Phase
 from service.errors import ServiceError
 from service.metrics import Metrics
 from service.request import Done, Failed, FinishReason, Piece, Progress, Request, SamplingParams
-from tests.fakes import ANSWER, BOS, FakeModel, Gate
+from tests.fakes import ANSWER, BOS, FakeConstraint, FakeModel, Gate
 from tests.service.door import Door, Running, ScriptedEngine, make_config, parse_events, run_service, script, wait_until
 
 HELLO = {"messages": [{"role": "user", "content": "hi"}]}
@@ -521,18 +522,36 @@ def test_what_a_body_says_reaches_the_engine():
     more = {"logit_bias": {"97": -100}, "logprobs": True, "top_logprobs": 2, "grammar": "root ::= [a]", "seed": 3}
     door.post("/v1/chat/completions", {**HELLO, **body, **more, "stop": "x", "max_tokens": 9})
     assert engine.requests[0].params == SamplingParams(
-        max_tokens=9, **body, seed=3, stop=("x",), logit_bias=((97, -100.0),), n_logprobs=2, grammar="root ::= [a]"
+        max_tokens=9,
+        **body,
+        seed=3,
+        stop=("x",),
+        logit_bias=((97, -100.0),),
+        n_logprobs=2,
+        constraint=FakeConstraint(Grammar("grammar", gbnf="root ::= [a]")),
     )
 
 
-def test_response_format_becomes_the_models_grammar():
-    engine, door = script(Piece("{}"), ended())
-    door.post("/v1/chat/completions", {**HELLO, "response_format": {"type": "json_object"}})
-    assert engine.requests[0].params.grammar == "root ::= object"
+def test_response_format_binds_the_answer(service: Running):
+    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "additionalProperties": False}
+    schema["required"] = ["ok"]
+    asked = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+    reply = service.door.post("/v1/chat/completions", {**HELLO, "response_format": asked})
+    assert json.loads(reply.json["choices"][0]["message"]["content"]) == {"ok": False}
+
+
+def test_each_choice_has_a_constraint_of_its_own(service: Running):
+    body = {**HELLO, "n": 3, "grammar": 'root ::= "You" [a-z ]+ ": ha"'}
+    choices = service.door.post("/v1/chat/completions", body).json["choices"]
+    assert {choice["message"]["content"] for choice in choices} == {"You said: ha"}
+
+
+def test_schema_that_cannot_be_kept_is_refused_by_its_name(service: Running):
     hiccup = {"type": "json_schema", "json_schema": {"schema": {"type": "hiccup"}}}
-    reply = door.post("/v1/chat/completions", {**HELLO, "response_format": hiccup})
+    reply = service.door.post("/v1/chat/completions", {**HELLO, "response_format": hiccup})
     assert (reply.status, reply.error["code"]) == (400, "invalid_grammar")
     assert reply.error["param"] == "response_format.json_schema.schema"
+    assert reply.error["message"] == "response_format.json_schema.schema: Invalid type: hiccup"
 
 
 def test_defaults_are_the_models_and_models_tell_them():

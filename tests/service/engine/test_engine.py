@@ -14,16 +14,27 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from service.chat.constraint import Grammar
 from service.chat.prompt import Prompter
 from service.engine.cost import MIN_STREAMS
 from service.engine.engine import RENEW_S, REST_S, Engine, Limits
 from service.engine.request_queue import Phase
 from service.engine.step import MAX_FAULTS
 from service.engine.teller import TELL_S
-from service.errors import ClientGone, Draining, ModelError, ModelFatal, NoRoom, NotReady, QueueFull, TimedOut
+from service.errors import (
+    ClientGone,
+    ConstraintFailed,
+    Draining,
+    ModelError,
+    ModelFatal,
+    NoRoom,
+    NotReady,
+    QueueFull,
+    TimedOut,
+)
 from service.metrics import Metrics
 from service.request import Done, Event, Failed, FinishReason, Piece, Progress, Request, SamplingParams, Timings
-from tests.fakes import TEMPLATE, FakeClock, FakeModel, FakeSampler, echo
+from tests.fakes import TEMPLATE, FakeClock, FakeConstraint, FakeModel, FakeSampler, echo
 from tests.service.door import make_engine, make_request, wait_until
 
 
@@ -305,6 +316,23 @@ def test_too_many_faults_in_a_row_are_fatal():
         run(engine, 1)
 
 
+class Unfollowable(FakeConstraint):
+    def accept(self, token: int) -> bool:
+        raise ConstraintFailed("too many items")
+
+
+def test_answer_that_its_constraint_gives_up_fails_alone_and_is_no_fault_of_the_model():
+    engine = load(FakeModel(lambda prompt: "y" * 60))
+    other = submit(engine, max_tokens=60)
+    for _ in range(MAX_FAULTS * 2):
+        request = submit(engine, constraint=Unfollowable(Grammar("x")))
+        run(engine, 3)
+        _, end = outcome(request)
+        assert isinstance(end, Failed) and (end.error.status, end.error.code) == (400, "grammar_failed")
+    run(engine)
+    assert outcome(other)[0] == "y" * 60 and engine.is_ready
+
+
 def test_success_in_between_resets_the_count():
     model = FakeModel()
     engine = load(model)
@@ -561,6 +589,38 @@ def test_full_cache_puts_the_youngest_back_and_nothing_is_lost():
     run(engine)
     assert [outcome(request)[0] for request in requests] == ["y" * 60] * 2
     assert b"llm_preemptions_total 0.0" not in metrics.text()
+
+
+def test_constraint_goes_on_where_its_answer_was_put_back():
+    metrics = Metrics()
+    engine = load(FakeModel(lambda prompt: "n" * 99, n_context=100, n_cells=110), metrics=metrics)
+    words = "".join(chr(97 + i % 26) for i in range(50))
+    constraint = engine.constrainer.make(Grammar("x", gbnf=f'root ::= "{words}"'))
+    requests = [submit(engine, word, max_tokens=60, constraint=constraint.copy()) for word in ("a", "b")]
+    run(engine)
+    assert [outcome(request)[0] for request in requests] == [words] * 2
+    assert b"llm_preemptions_total 0.0" not in metrics.text()
+
+
+def test_answer_that_its_limit_cuts_says_so():
+    engine = load(FakeModel(lambda prompt: "n"))
+    constraint = engine.constrainer.make(Grammar("x", gbnf='root ::= "abcdef"'))
+    request = submit(engine, max_tokens=4, constraint=constraint)
+    run(engine)
+    text, end = outcome(request)
+    assert text == "abcd" and end.reason is FinishReason.LENGTH
+
+
+def test_guesses_keep_to_the_constraint():
+    metrics = Metrics()
+    engine = load(FakeModel(lambda prompt: "one two " * 20), speculates=True, metrics=metrics)
+    for rows in (1, 2, 4, 8):
+        engine._cost.measured(rows, 1)  # a guess costs nothing
+    constraint = engine.constrainer.make(Grammar("x", gbnf='root ::= "one two one two one two one tea" ""'))
+    request = submit(engine, "say it", constraint=constraint)
+    run(engine)
+    assert outcome(request)[0] == "one two one two one two one tea"
+    assert metrics.numbers()["llm_drafted_tokens_total"] > 0
 
 
 def test_retired_sequences_give_way_to_new_requests():
