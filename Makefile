@@ -66,7 +66,7 @@ status: ## show pools and their nodes (POOL=ocid1... or COMPARTMENT=ocid1... [UR
 	@python=$(venv); "$$python" -m scripts.cloud.status $(if $(POOL),'$(POOL)',--compartment '$(COMPARTMENT)') \
 	  $(if $(URL),--url '$(URL)') $(if $(JSON),--json)
 
-test: ## run every test that needs no bake
+test: ## run every test that needs no bake (PROVIDER=registry or its path: the stack with Oracle's own provider)
 	@bash scripts/setup/host_packages.sh test
 	@bash scripts/run/tests.sh $(ARGS)
 

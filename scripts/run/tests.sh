@@ -4,6 +4,9 @@
 # pytest runs in as many processes as there are cores, at most four; each takes whole files, one after another, in the
 # order of their names. (By default those with few tests would come last, and the slowest of all is one of them.)
 #
+# The tests of the stack run with a stand-in of Oracle's Terraform provider; with PROVIDER=registry, or its path, with the
+# real one.
+#
 # usage: tests.sh [PYTEST_ARGUMENT...]   (they come last: `-n 0` is one process, a path is all that is run)
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -20,6 +23,11 @@ else
   unset TERRAFORM_HOME
   log "the tests that need Terraform are skipped"
 fi
+if [ "${PROVIDER:-}" = registry ]; then
+  PROVIDER=$(bash scripts/setup/provider.sh "${TERRAFORM_HOME:-}") || PROVIDER=
+fi
+export PROVIDER
+log "OCI provider of the stack's tests: ${PROVIDER:-the stand-in (PROVIDER=registry or its path: the real one)}"
 
 log "ruff"
 "$python" -m ruff check

@@ -4,7 +4,8 @@ terraform-provider-oci cannot be had as a Go module, so this speaks Terraform's 
 takes attribute names and types from provider_schema.json, which Terraform printed from provider 8.28.0, builds Oracle's
 SDK models from them (an attribute that the API does not have is an error), and calls the loopback tenancy.
 
-`with Provider(tenancy) as provider:` serves it; `provider.reattach` is what Terraform wants in TF_REATTACH_PROVIDERS.
+`with Provider(cloud, proto) as provider:` serves it; `provider.reattach` is what Terraform wants in
+TF_REATTACH_PROVIDERS.
 Knows the protocol and how a plan is made. Knows no kind of resource: those are in provider_table.py. Does not know what
 the real provider validates beyond its schema.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,6 @@ import grpc
 import msgpack
 
 from tests.cloud import provider_table as table
-from tests.cloud.tenancy import Tenancy
 
 SCHEMA = json.loads((Path(__file__).parent / "provider_schema.json").read_text())
 NESTING = {"single": 1, "list": 2, "set": 3, "map": 4}
@@ -40,13 +41,19 @@ def load_protocol(proto: Path) -> tuple[Any, Any]:
 
 
 class Provider:
-    def __init__(self, tenancy: Tenancy, proto: Path) -> None:
+    def __init__(self, cloud: table.Cloud, proto: Path, credentials: grpc.ServerCredentials | None = None) -> None:
         self.pb, services = load_protocol(proto)
-        self.cloud = table.Cloud(tenancy.config, tenancy.url)
+        self.cloud = cloud
         self._server = grpc.server(ThreadPoolExecutor(max_workers=16))
         services.add_ProviderServicer_to_server(self, self._server)
-        port = self._server.add_insecure_port("127.0.0.1:0")
+        at = "127.0.0.1:0"
+        port = self._server.add_secure_port(at, credentials) if credentials else self._server.add_insecure_port(at)
         self.address = f"127.0.0.1:{port}"
+        # go-plugin's own service beside the protocol's; its messages are empty
+        self._done = threading.Event()
+        shut_down = {"Shutdown": grpc.unary_unary_rpc_method_handler(self._shut_down)}
+        controller = grpc.method_handlers_generic_handler("plugin.GRPCController", shut_down)
+        self._server.add_generic_rpc_handlers((controller,))
 
     def __enter__(self) -> Provider:
         self._server.start()
@@ -54,6 +61,14 @@ class Provider:
 
     def __exit__(self, *exception: object) -> None:
         self._server.stop(grace=None).wait()
+
+    def wait(self) -> None:
+        """Until Terraform says that it is done."""
+        self._done.wait()
+
+    def _shut_down(self, _request: bytes, _context: Any) -> bytes:
+        self._done.set()
+        return b""
 
     @property
     def reattach(self) -> str:
@@ -123,7 +138,8 @@ class Provider:
                 step = self.pb.AttributePath.Step(attribute_name=name)
                 answer.requires_replace.append(self.pb.AttributePath(steps=[step]))
         changed = same(proposed) != same(prior)
-        answer.planned_state.CopyFrom(self._pack(proposed if changed else prior))
+        missing = never_answered(block, prior, proposed)
+        answer.planned_state.CopyFrom(self._pack({**proposed, **missing} if changed or missing else prior))
         return answer
 
     def ApplyResourceChange(self, request: Any, _context: Any) -> Any:
@@ -206,6 +222,15 @@ def same(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ",".join(sorted(same(one) for one in value)) + "]"
     return repr(float(value)) if isinstance(value, int) and not isinstance(value, bool) else repr(value)
+
+
+def never_answered(block: Values, prior: Values, proposed: Values) -> Values:
+    """The computed lists and maps that the API has left out until now: to the real provider they are still unknown."""
+    return {
+        name: UNKNOWN
+        for name, one in block.get("attributes", {}).items()
+        if one.get("computed") and table.is_collection(one) and prior[name] is None and proposed[name] is None
+    }
 
 
 def with_unknowns(block: Values, values: Values) -> Values:

@@ -25,6 +25,7 @@ import oci.logging
 import oci.monitoring
 import oci.ons
 import oci.waf
+import oci.work_requests
 
 Values = dict[str, Any]
 Ids = tuple[str, ...]
@@ -41,8 +42,12 @@ ALIASES = {
     "state": "lifecycle_state",
     "stateless": "is_stateless",
 }
+# Lists and maps that the real provider leaves as they are where the answer has none; any other it takes for empty. A
+# computed one that was never there is not known, and so the next plan is not empty.
+LEFT = ("defined_tags", "hostname_names", "rule_set_names", "system_tags")
 RETRIED = (409, 429)
 MAX_TRIES = 6
+MAX_LOOKS = 2000
 GONE = ("TERMINATED", "DELETED")
 READY = ("AVAILABLE", "RUNNING", "ACTIVE", "SUCCEEDED", "PENDING", "ENABLED")
 FAILED = ("FAILED", "FAULTY")
@@ -64,8 +69,12 @@ class Cloud:
             module, kind = name.split(".")
             make = getattr(getattr(oci, module), kind)
             once = oci.retry.NoneRetryStrategy()
-            self._clients[name] = make(self.config, service_endpoint=self.url, retry_strategy=once)
+            self._clients[name] = make(self.config, service_endpoint=self.url_of(name), retry_strategy=once)
         return self._clients[name]
+
+    def url_of(self, _client: str) -> str | None:
+        """None: Oracle's own address."""
+        return self.url
 
     def ask(self, client: str, method: str, ids: Ids, details: Any = None) -> Any:
         """One API call. The SDK's methods differ in order and names of their parameters: details go where they go."""
@@ -95,6 +104,25 @@ class Cloud:
                 return None
             raise NotDone(f"{error.status}-{error.code}, {error.message} (calling {method})") from error
         return None if getattr(found, "lifecycle_state", None) in GONE else found
+
+    def finish(self, client: str, ocid: str, entity: str, action: str) -> str:
+        """Look at a work request until it has an end; the OCID of what it did `action` to."""
+        for _ in range(MAX_LOOKS):
+            work = self.find(client, "get_work_request", (ocid,))
+            if work.time_finished:
+                break
+            time.sleep(0.005)
+        else:
+            raise NotDone(f"work request {ocid} never tells when it finished")
+        told = [one for one in work.resources if entity in one.entity_type.lower() and one.action_type == action]
+        if work.status != "SUCCEEDED" or not told:
+            answer = self.ask(client, "list_work_request_errors", (ocid,)).data
+            errors = answer if isinstance(answer, list) else answer.items
+            message = "; ".join(error.message for error in errors)
+            raise NotDone(
+                f"work request did not succeed, workId: {ocid}, entity: {entity}, action: {action}. Message: {message}"
+            )
+        return told[0].identifier
 
     def wait(self, client: str, method: str, ids: Ids) -> Any:
         """Look until it is ready or gone."""
@@ -142,11 +170,13 @@ class Resource:
     def read(self, cloud: Cloud, state: Values) -> Any:
         return cloud.find(self.client, f"get_{self.noun}", self.ids(state))
 
-    def update(self, cloud: Cloud, block: Values, prior: Values, wanted: Values) -> None:
+    def changes(self, block: Values, prior: Values, wanted: Values) -> Any:
         kind = self.update_details or f"Update{self.pascal}Details"
         changed = {name: wanted[name] for name in settable(block) if wanted[name] not in (None, prior[name])}
-        details = build(self.models, kind, changed, self.noun)
-        cloud.call(self.client, f"update_{self.noun}", self.ids(wanted), details)
+        return build(self.models, kind, changed, self.noun)
+
+    def update(self, cloud: Cloud, block: Values, prior: Values, wanted: Values) -> None:
+        cloud.call(self.client, f"update_{self.noun}", self.ids(wanted), self.changes(block, prior, wanted))
         cloud.wait(self.client, f"get_{self.noun}", self.ids(wanted))
 
     def delete(self, cloud: Cloud, state: Values) -> None:
@@ -155,16 +185,36 @@ class Resource:
             time.sleep(0.005)
 
 
+@dataclass(frozen=True)
 class ByWork(Resource):
-    """What an accepted work request makes: log groups and logs."""
+    """What is waited for by its work requests, and known by the entity and the action that these name."""
+
+    entity: str = ""  # in lower case, as a part of what the work request calls it
+    works: str = ""  # the client that tells of work requests, where it is another
+    actions: tuple[str, ...] = ("CREATED", "UPDATED", "DELETED")  # that are waited for so
+
+    def finish(self, cloud: Cloud, answer: Any, action: str) -> str:
+        ocid = answer.headers.get("opc-work-request-id")
+        if not ocid:
+            raise NotDone(f"the answer of {action} for {self.noun} names no work request")
+        return cloud.finish(self.works or self.client, ocid, self.entity, action)
 
     def create(self, cloud: Cloud, block: Values, wanted: Values) -> str:
         values = given(block, wanted)
         owner = tuple(values.pop(name) for name in ("log_group_id",) if name in values)
         details = build(self.models, f"Create{self.pascal}Details", values, self.noun)
-        made = cloud.call(self.client, f"create_{self.noun}", owner, details)
-        work = cloud.wait(self.client, "get_work_request", (made.headers["opc-work-request-id"],))
-        return work.resources[0].identifier
+        return self.finish(cloud, cloud.call(self.client, f"create_{self.noun}", owner, details), "CREATED")
+
+    def update(self, cloud: Cloud, block: Values, prior: Values, wanted: Values) -> None:
+        if "UPDATED" not in self.actions:
+            return super().update(cloud, block, prior, wanted)
+        answer = cloud.call(self.client, f"update_{self.noun}", self.ids(wanted), self.changes(block, prior, wanted))
+        self.finish(cloud, answer, "UPDATED")
+
+    def delete(self, cloud: Cloud, state: Values) -> None:
+        if "DELETED" not in self.actions:
+            return super().delete(cloud, state)
+        self.finish(cloud, cloud.call(self.client, f"delete_{self.noun}", self.ids(state)), "DELETED")
 
     def ids(self, state: Values) -> Ids:
         return (state["log_group_id"], state["id"]) if self.noun == "log" else (state["id"],)
@@ -295,12 +345,21 @@ RESOURCES: dict[str, Resource] = {
     "oci_autoscaling_auto_scaling_configuration": Resource(
         "autoscaling.AutoScalingClient", "auto_scaling_configuration", replace=("policies", "auto_scaling_resources")
     ),
-    "oci_bastion_bastion": Resource("bastion.BastionClient", "bastion", replace=("target_subnet_id", "name")),
+    "oci_bastion_bastion": ByWork(
+        "bastion.BastionClient", "bastion", replace=("target_subnet_id", "name"), entity="bastion"
+    ),
     "oci_core_compute_image_capability_schema": Resource(
         COMPUTE, "compute_image_capability_schema", replace=("image_id",)
     ),
     "oci_core_default_security_list": DefaultSecurityList(NETWORK, "security_list"),
-    "oci_core_image": Resource(COMPUTE, "image", replace=("image_source_details", "launch_mode")),
+    "oci_core_image": ByWork(
+        COMPUTE,
+        "image",
+        replace=("image_source_details", "launch_mode"),
+        entity="image",
+        works="work_requests.WorkRequestClient",
+        actions=("CREATED",),
+    ),
     "oci_core_instance_configuration": Resource(POOLS, "instance_configuration", replace=("instance_details",)),
     "oci_core_instance_pool": Resource(POOLS, "instance_pool", replace=("load_balancers",), deleted_by="terminate"),
     "oci_core_internet_gateway": Resource(NETWORK, "internet_gateway", replace=("vcn_id",), defaults={"enabled": True}),
@@ -323,8 +382,10 @@ RESOURCES: dict[str, Resource] = {
     "oci_load_balancer_listener": Part(BALANCING, "listener", replace=("name", "load_balancer_id")),
     "oci_load_balancer_load_balancer": Balancer(BALANCING, "load_balancer", replace=("subnet_ids", "is_private")),
     "oci_load_balancer_rule_set": Part(BALANCING, "rule_set", replace=("name", "load_balancer_id")),
-    "oci_logging_log": ByWork("logging.LoggingManagementClient", "log", replace=("log_group_id", "configuration")),
-    "oci_logging_log_group": ByWork("logging.LoggingManagementClient", "log_group"),
+    "oci_logging_log": ByWork(
+        "logging.LoggingManagementClient", "log", replace=("log_group_id", "configuration"), entity="log"
+    ),
+    "oci_logging_log_group": ByWork("logging.LoggingManagementClient", "log_group", entity="loggroup"),
     "oci_monitoring_alarm": Resource("monitoring.MonitoringClient", "alarm"),
     "oci_ons_notification_topic": Resource(
         "ons.NotificationControlPlaneClient",
@@ -336,8 +397,12 @@ RESOURCES: dict[str, Resource] = {
     "oci_ons_subscription": Resource(
         "ons.NotificationDataPlaneClient", "subscription", replace=("endpoint", "protocol", "topic_id")
     ),
-    "oci_waf_web_app_firewall": Resource("waf.WafClient", "web_app_firewall", replace=("load_balancer_id",)),
-    "oci_waf_web_app_firewall_policy": Resource("waf.WafClient", "web_app_firewall_policy"),
+    "oci_waf_web_app_firewall": ByWork(
+        "waf.WafClient", "web_app_firewall", replace=("load_balancer_id",), entity="webappfirewall"
+    ),
+    "oci_waf_web_app_firewall_policy": ByWork(
+        "waf.WafClient", "web_app_firewall_policy", entity="webappfirewallpolicy"
+    ),
 }
 
 
@@ -444,7 +509,10 @@ def refresh(block: Values, state: Values, found: Any) -> Values:
         is_secret = attribute.get("sensitive") or name in ("private_key", "passphrase")
         is_unset = state.get(name) is None and not attribute.get("computed")
         is_json = name == "schema_data"  # the real provider compares what the JSON says, not how it is spelled
-        if answer is None or is_secret or is_unset or is_json:
+        is_empty = found is not None and answer is None and is_collection(attribute) and attribute.get("computed")
+        if is_empty and name not in LEFT:
+            fresh[name] = {} if attribute["type"][0] == "map" else []
+        elif answer is None or is_secret or is_unset or is_json:
             fresh[name] = state.get(name)
         else:
             fresh[name] = coerce(attribute["type"], answer)
@@ -453,6 +521,10 @@ def refresh(block: Values, state: Values, found: Any) -> Values:
         is_list = isinstance(old, list)
         fresh[name] = [refresh(nested["block"], one, None) for one in old] if is_list else old
     return fresh
+
+
+def is_collection(attribute: Values) -> bool:
+    return isinstance(attribute["type"], list) and attribute["type"][0] in ("list", "set", "map")
 
 
 def coerce(kind: Any, value: Any) -> Any:

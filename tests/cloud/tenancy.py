@@ -140,7 +140,8 @@ class Tenancy:
         self.door = Door(self, self.app, KEY_ID)
         self._server = create_server(self.door, host="127.0.0.1", port=0, threads=8, map={})
         self._thread = threading.Thread(target=self._run, daemon=True)
-        self.url = f"http://127.0.0.1:{self._server.effective_port}"
+        self.port = self._server.effective_port
+        self.url = f"http://127.0.0.1:{self.port}"
 
     def __enter__(self) -> Tenancy:
         self._thread.start()

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import subprocess
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from tests.cloud.provider import Provider
+from tests.cloud.offer import Offer, offered
 from tests.cloud.services.compute import IMAGE
 from tests.cloud.services.network import KINDS
 from tests.cloud.tenancy import COMPARTMENT, REGION, Tenancy
@@ -27,7 +26,6 @@ STACK = REPOSITORY / "rm-stack"
 KEY = "test-key-0123456789abcdef"
 PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ0VJ7vQ4b9a6E1Yw6cH1bq0kXo8yq3F0nq1u2v3w4x5 ops@example.com"
 OCI_FILE = "https://objectstorage.eu-frankfurt-1.oraclecloud.com/p/x/n/ns/b/images/o/llamakiln-demo-0.1.0-arm64.oci"
-_built_in_lock = threading.Lock()
 
 
 class Refused(AssertionError):
@@ -68,15 +66,18 @@ class Plan:
 class Deployment:
     """One copy of the stack with its own state, tenancy and provider."""
 
-    def __init__(self, folder: Path, terraform: Path, tenancy: Tenancy, provider: Provider) -> None:
-        self.folder, self.terraform, self.tenancy, self.provider = folder, terraform, tenancy, provider
+    def __init__(self, folder: Path, tenancy: Tenancy, offer: Offer) -> None:
+        self.folder, self.tenancy, self.offer = folder, tenancy, offer
 
     def run(self, *arguments: str, ok: tuple[int, ...] = (0,)) -> str:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("TF_", "OCI_"))}
-        environment["TF_REATTACH_PROVIDERS"] = self.provider.reattach
-        command = [str(self.terraform / "terraform"), *arguments]
         ended = subprocess.run(
-            command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=240, check=False
+            [self.offer.terraform, *arguments],
+            cwd=self.folder,
+            env=self.offer.environment(os.environ),
+            capture_output=True,
+            text=True,
+            timeout=self.offer.timeout_s,
+            check=False,
         )
         if ended.returncode not in ok:
             raise Refused(plain(ended.stderr))
@@ -134,8 +135,5 @@ def deploying(folder: Path, terraform: Path) -> Iterator[Deployment]:
     for file in STACK.iterdir():
         if file.suffix in (".tf", ".tftpl"):
             shutil.copy(file, folder)
-    with Tenancy() as tenancy:
-        with _built_in_lock:  # the protocol is compiled once
-            provider = Provider(tenancy, terraform / "tfplugin5.proto")
-        with provider:
-            yield Deployment(folder, terraform, tenancy, provider)
+    with Tenancy() as tenancy, offered(tenancy, terraform, folder.with_name(f"{folder.name}-provider")) as offer:
+        yield Deployment(folder, tenancy, offer)

@@ -1,4 +1,4 @@
-"""Resource Manager: stacks made of a zip, and jobs that really run Terraform on it, with the stand-in provider.
+"""Resource Manager: stacks made of a zip, and jobs that really run Terraform on it.
 
 A stack's state is a file of its own, its variables reach Terraform as text, one job runs at a time. A job runs in a
 thread inside `with running_jobs(tenancy, terraform, folder):`; `tenancy.job_news` is set whenever one has said or done
@@ -16,10 +16,14 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import bottle
 
 from tests.cloud.tenancy import Json, Kind, Refused, Tenancy, now
+
+if TYPE_CHECKING:
+    from tests.cloud.offer import Offer
 
 VERSION = "20180917"
 RUNNING = ("ACCEPTED", "IN_PROGRESS", "CANCELING")
@@ -30,8 +34,8 @@ JOB = Kind("jobs", VERSION, "ormjob")
 class Runner:
     """Runs the tenancy's jobs, each stack in a folder of its own."""
 
-    def __init__(self, tenancy: Tenancy, terraform: Path, folder: Path, reattach: str) -> None:
-        self.tenancy, self.terraform, self.folder, self.reattach = tenancy, terraform, folder, reattach
+    def __init__(self, tenancy: Tenancy, folder: Path, offer: Offer) -> None:
+        self.tenancy, self.folder, self.offer = tenancy, folder, offer
         self.threads: list[threading.Thread] = []
 
     def place(self, stack: Json) -> Path:
@@ -61,7 +65,7 @@ class Runner:
         code = self._terraform(folder, job, verb, "-input=false", "-no-color", *options)
         if code == 0 and verb == "plan":
             shown = subprocess.run(
-                [self.terraform / "terraform", "show", "-json", plan],
+                [self.offer.terraform, "show", "-json", plan],
                 cwd=folder,
                 env=self._environment(job),
                 capture_output=True,
@@ -74,7 +78,7 @@ class Runner:
 
     def _terraform(self, folder: Path, job: Json, *arguments: str) -> int:
         process = subprocess.Popen(
-            [self.terraform / "terraform", *arguments],
+            [self.offer.terraform, *arguments],
             cwd=folder,
             env=self._environment(job),
             stdout=subprocess.PIPE,
@@ -90,9 +94,8 @@ class Runner:
         return process.returncode
 
     def _environment(self, job: Json) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("TF_", "OCI_"))}
         given = {f"TF_VAR_{name}": value for name, value in job["variables"].items()}
-        return {**kept, **given, "TF_REATTACH_PROVIDERS": self.reattach}
+        return self.offer.environment(os.environ, **given)
 
     def _become(self, job: Json, state: str) -> None:
         with self.tenancy.lock:
@@ -104,11 +107,11 @@ class Runner:
 
 @contextmanager
 def running_jobs(tenancy: Tenancy, terraform: Path, folder: Path) -> Iterator[Runner]:
-    from tests.cloud.provider import Provider  # needs the built Terraform's protocol
+    from tests.cloud.offer import offered  # it builds on the tenancy, whose services these are
 
     folder.mkdir(parents=True, exist_ok=True)
-    with Provider(tenancy, terraform / "tfplugin5.proto") as provider:
-        tenancy.jobs = Runner(tenancy, terraform, folder, provider.reattach)
+    with offered(tenancy, terraform, folder / "provider") as offer:
+        tenancy.jobs = Runner(tenancy, folder, offer)
         yield tenancy.jobs
         for gate in tenancy.gates:
             gate.opened.set()
