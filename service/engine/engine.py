@@ -13,6 +13,7 @@ thread (or to a test, which then needs no thread and no sleep).
 from __future__ import annotations
 
 import enum
+import functools
 import logging
 import random
 import threading
@@ -20,6 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..chat.prompt import Prompter
 from ..errors import ClientGone, Draining, ModelFatal, NotReady, ServiceError, TimedOut
@@ -30,6 +32,7 @@ from . import cost, system_prompt
 from .admission import Admission
 from .calibration import Calibration
 from .cost import StepCost
+from .forecast import first_tokens_s
 from .prefix import PrefixCache
 from .retention import Retention
 from .run import Lead, Run
@@ -143,6 +146,18 @@ class Engine:
         return self._max_streams
 
     @property
+    def prices(self) -> dict[str, Any]:
+        """What a step costs here, for whoever reads it: milliseconds by rows on the machine at rest, microseconds per
+        row and attended cell (None: not measured), and how many times as much it is just now."""
+        cell_s = self._cost.cell_s
+        return {
+            "ms_by_rows": {str(rows): round(seconds * 1e3, 2) for rows, seconds in self._cost.table.items()},
+            "us_per_cell": None if cell_s is None else round(cell_s * 1e6, 4),
+            "factor": round(self._cost.factor, 2),
+            "goal_ms": round(self._limits.step_s * 1e3),
+        }
+
+    @property
     def model(self) -> Model:
         """The loaded model, for reading its vocabulary. Raises NotReady before it is loaded."""
         self._require_open()
@@ -162,10 +177,11 @@ class Engine:
         """Accept all or none: from here on each ends in exactly one terminal event. Raises Unavailable instead."""
         with self._changed:
             self._require_open()
-            n_waiting_tokens = sum(len(r.prompt_tokens) for r in (*self._waiting, *requests))
-            wait_s = self._predict_s(n_waiting_tokens, self.n_waiting + len(requests))
+            waiting = [*self._waiting, *requests]
             n_requests = (len(requests), self.n_waiting, self.n_running)
-            self._admission.check(*n_requests, self._max_streams, n_waiting_tokens, wait_s)
+            n_tokens = sum(len(request.prompt_tokens) for request in waiting)
+            predict_s = functools.partial(self._predict_last_s, waiting, len(requests))
+            self._admission.check(*n_requests, self._max_streams, n_tokens, predict_s)
             for request in requests:
                 request.submitted_at = self._clock()
                 request.state = State.QUEUED
@@ -215,12 +231,26 @@ class Engine:
         if self._phase is not Phase.READY:
             raise Draining("this node is shutting down; ask again", retry_after_s=5)
 
-    def _predict_s(self, n_waiting_tokens: int, n_waiting: int) -> float:
-        """Expected seconds until the last of the waiting has its first token."""
-        running = [run.sequence.n_gap for run in list(self._runs) if run.sequence]
-        n_tokens = n_waiting_tokens + sum(gap for gap in running if gap > 1)
-        n_over = self.n_running + n_waiting - self._max_streams
-        return self._admission.predict_s(n_tokens, n_over, self._max_streams, self._cost.row_s())
+    def _predict_s(self, waiting: Iterable[Request]) -> list[float]:
+        """Expected seconds until each of them has its first token; they begin in this order."""
+        assert self._batch is not None
+        running = [
+            self._admission.expect_rest(run.n_gap, run.request.n_output_tokens, run.request.params.max_tokens)
+            for run in list(self._runs)
+            if run.sequence
+        ]
+        back = [self._admission.expect_rest(len(run.tokens), 0, run.n_left) for run in list(self._put_back)]
+        new = [self._admission.expect(len(r.prompt_tokens), r.params.max_tokens) for r in waiting]
+        found = first_tokens_s(self._batch.scheduler, running, [*back, *new], self._max_streams)
+        return found[len(back) :]
+
+    def _predict_last_s(self, waiting: Sequence[Request], n_new: int) -> tuple[float, float]:
+        """Expected seconds until the last n_new of them have their first tokens, and what that would be without
+        anybody else."""
+        assert self._batch is not None
+        own = [self._admission.expect(len(r.prompt_tokens), r.params.max_tokens) for r in waiting[-n_new:]]
+        alone = first_tokens_s(self._batch.scheduler, [], own, self._max_streams)
+        return max(self._predict_s(waiting)[-n_new:]), max(alone)
 
     # Engine thread: life
 
@@ -252,7 +282,7 @@ class Engine:
         loaded = self._clock()
         self._warm_up(model)
         self._pin_system_prompt()
-        if self._limits.measures and not self._cost.is_measured:
+        if self._limits.measures:
             self._calibration = Calibration(model, self._cache, self._cost, self._clock)
         self._busy_at = self._clock()
         with self._changed:
@@ -458,7 +488,7 @@ class Engine:
             elif run.sequence:
                 self._cache.drop(run.sequence)
             if isinstance(event, Done):
-                self._admission.observe_end(self._clock() - (run.request.started_at or 0.0))
+                self._admission.observe_end(self._clock() - (run.request.started_at or 0.0), run.request.n_output_tokens)
             self._end(run.request, event)
             self._changed.notify_all()
 
@@ -469,21 +499,23 @@ class Engine:
             return
         found = cost.Measured(self._cost.points, self._cost.cell_s, self._model.has_flash_attention)
         cost.save(self._state_path(cost.STATE_NAME), found)
-        if self._calibration.is_done:
-            self._calibration.close()
-            self._calibration = None
+        if self._calibration.has_all:
             self._max_streams = self._choose_streams()
             self._retention.cell_price = self._cell_price()
             kind = "flash" if self._model.has_flash_attention else "plain"
             log.info("steps measured: %s; %s attention, %d streams", self._cost, kind, self._max_streams)
+        if self._calibration.is_done:
+            self._calibration.close()
+            self._calibration = None
 
     # Engine thread: telling
 
     def _report_waiting(self, waiting: Iterable[Request]) -> None:
+        told = [request for request in waiting if request.wants_progress]
+        first_s = self._predict_s(self._waiting) if told else []
         for place, request in enumerate(self._waiting):
-            if request.wants_progress and request in waiting:
-                n_tokens = sum(len(other.prompt_tokens) for other in self._waiting[: place + 1])
-                self._report(request, place + 1, self._predict_s(n_tokens, place + 1), 0)
+            if request in told:
+                self._report(request, place + 1, first_s[place], 0)
 
     def _report(self, request: Request, place: int, wait_s: float, n_computed: int) -> None:
         request.deliver(Progress(place, wait_s, n_computed, request.n_cached_tokens, request.index))

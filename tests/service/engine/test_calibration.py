@@ -56,7 +56,7 @@ class Setting:
         return n
 
 
-ROWS_KNOWN = Measured({rows: rows * ROW_S for rows in GRID if rows <= 64})
+ROWS_KNOWN = Measured({rows: [rows * ROW_S] for rows in GRID if rows <= 64})
 
 
 @pytest.mark.parametrize("shares", [True, False])
@@ -69,8 +69,8 @@ def test_all_prices_become_known_one_by_one(shares: bool):
         assert len(setting.model.batches) - n_before == 1
         n_known.append(len(setting.cost.points))
     assert sorted(n_known) == n_known
-    assert setting.calibration.is_done
-    assert setting.cost.points == {rows: pytest.approx(rows * ROW_S) for rows in GRID if rows <= 64}
+    assert setting.calibration.has_all
+    assert setting.cost.table == {rows: pytest.approx(rows * ROW_S) for rows in GRID if rows <= 64}
     assert setting.cost.cell_s == pytest.approx(CELL_S)
     setting.calibration.close()
     assert setting.model.n_used_cells == 0 and setting.cache.n_free_sequences == setting.model.n_sequences
@@ -80,7 +80,7 @@ def test_fastest_of_a_few_counts():
     setting = Setting()
     setting.model.noise_s = [0.5, 0.0, 0.2]
     told = [setting.calibration.step() for _ in range(N_MEASUREMENTS)]
-    assert told == [False, False, True] and setting.cost.points == {1: pytest.approx(ROW_S)}
+    assert told == [False, False, True] and setting.cost.table == {1: pytest.approx(ROW_S)}
 
 
 def test_measurement_goes_on_where_it_was_interrupted():
@@ -106,7 +106,7 @@ def test_only_free_cells_are_used():
     assert not setting.calibration.is_done and setting.model.n_used_cells == 70
     setting.cache.drop(setting.cache.sequences[-1])
     setting.finish()
-    assert setting.calibration.is_done
+    assert setting.calibration.has_all
 
 
 @pytest.mark.parametrize(("n_free", "n_cells"), [(CELLS + 200, CELLS), (600, 480), (360, MIN_CELLS)])
@@ -129,7 +129,7 @@ def test_price_of_attention_waits_for_enough_free_cells():
 def test_small_model_is_not_measured_beyond_what_it_holds(changes: dict[str, int]):
     setting = Setting(**changes)
     setting.finish()
-    assert setting.calibration.is_done and setting.cost.cell_s == 0
+    assert setting.calibration.has_all and setting.cost.cell_s == 0
 
 
 def test_pinned_cells_are_not_waited_for():
@@ -138,13 +138,13 @@ def test_pinned_cells_are_not_waited_for():
     (pinned,) = (s for s in setting.cache.sequences if s.n_computed)
     pinned.is_pinned = True
     setting.finish()
-    assert setting.calibration.is_done and max(setting.cost.points) == 24
+    assert setting.calibration.has_all and max(setting.cost.points) == 24
 
 
 def test_slow_machine_is_not_kept_busy_for_the_price_of_attention():
-    setting = Setting(Measured({1: SLOW_S * 2, 2: SLOW_S * 2}))
+    setting = Setting(Measured({1: [SLOW_S * 2], 2: [SLOW_S * 2]}))
     assert setting.calibration.step()
-    assert setting.calibration.is_done and setting.cost.cell_s == 0 and setting.model.batches == []
+    assert setting.calibration.has_all and setting.cost.cell_s == 0 and setting.model.batches == []
 
 
 def test_without_a_number_to_spare_it_waits():

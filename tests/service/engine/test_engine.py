@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.engine.cost import MIN_STREAMS
+from service.engine.cost import GRID, MIN_STREAMS
 from service.engine.engine import REST_S, Engine, Limits, Phase
 from service.engine.step import MAX_FAULTS
 from service.errors import ClientGone, Draining, ModelError, ModelFatal, NoRoom, NotReady, QueueFull, TimedOut
@@ -23,10 +23,14 @@ from tests.fakes import FakeClock, FakeModel, FakeSampler, echo
 from tests.service.door import make_engine, make_request, wait_until
 
 
-def load(model: FakeModel, **changes: Any) -> Engine:
-    """With a clock that stands still."""
+def load(model: FakeModel, *, is_known: bool = True, **changes: Any) -> Engine:
+    """With a clock that stands still, and on a machine that is known to compute any step in no time, unless it is to be
+    measured."""
     engine = make_engine(model, **{"clock": FakeClock(), **changes})
     engine.load()
+    for rows in GRID if is_known and not changes.get("measures") else ():
+        if rows <= model.max_batch:
+            engine._cost.measured(rows, 1e-6)
     return engine
 
 
@@ -535,7 +539,7 @@ def test_no_room_in_the_model_is_not_a_fault():
 
 
 def test_wait_beyond_the_limit_is_refused_with_the_time():
-    engine = load(FakeModel(), max_wait_s=30, max_queue=50, max_streams=1, step_s=20)
+    engine = load(FakeModel(), is_known=False, max_wait_s=30, max_queue=50, max_streams=1, step_s=20)
     engine._cost.measured(16, 16.0)  # a second per token: a prompt of 11 takes 11 s
     submit(engine, "x" * 50)  # alone, so it is taken
     with pytest.raises(QueueFull, match="LLM_MAX_WAIT_S=30") as caught:
@@ -620,7 +624,7 @@ def test_machine_is_measured_when_idle_and_remembered(tmp_path: Path):
     clock.now += REST_S
     run(engine, 40)
     known = json.loads((tmp_path / "steps.json").read_text())
-    assert known["steps"] == {str(n): pytest.approx(n * 0.004) for n in (1, 2, 4, 8, 12, 16)}
+    assert known["steps"] == {str(n): [pytest.approx(n * 0.004)] for n in (1, 2, 4, 8, 12, 16)}
     assert known["flash_attention"] is True
     assert engine.max_streams == MIN_STREAMS  # more rows bring no more here
     assert engine.model.n_used_cells == 0 and engine._cache.n_free_sequences == engine.model.n_sequences
