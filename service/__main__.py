@@ -178,4 +178,7 @@ class Loading:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], os.environ, prepare_llama))
+    code = main(sys.argv[1:], os.environ, prepare_llama)
+    from .process import leave
+
+    leave(code)

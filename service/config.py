@@ -269,6 +269,8 @@ def _check_file(_setting: Setting, text: str) -> Path:
 def _check_text(_setting: Setting, text: str) -> str:
     if len(text) > MAX_TEXT:
         raise ValueError(f"it has {len(text)}")
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("it is not UTF-8")
     return text
 
 

@@ -11,11 +11,12 @@ import logging
 import os
 import queue
 import signal
+import sys
 from collections.abc import Callable
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from .config import Config
-from .errors import EXIT_SOFTWARE
+from .errors import EXIT_CONFIG, EXIT_SOFTWARE, ConfigError
 from .notice import notify
 
 log = logging.getLogger("service")
@@ -62,10 +63,11 @@ def serve(settings: Config, engine: Engine, server: Server, mailbox: Mailbox) ->
     reason = mailbox.get()
     notify(address, "STOPPING=1")
     if isinstance(reason, BaseException):
-        log.critical("ending: %s: %s", type(reason).__name__, reason)
+        is_setting = isinstance(reason, ConfigError)
+        log.critical("ending: %s: %s", "settings" if is_setting else type(reason).__name__, reason)
         engine.stop(STOP_S)
         server.wait_flushed(STOP_S)
-        return EXIT_SOFTWARE
+        return EXIT_CONFIG if is_setting else EXIT_SOFTWARE
     return drain(settings, engine, server, mailbox)
 
 
@@ -77,10 +79,16 @@ def drain(settings: Config, engine: Engine, server: Server, mailbox: Mailbox) ->
     while left_s > 0 and mailbox.empty() and not engine.wait_idle(min(0.1, left_s)):
         left_s -= 0.1
     is_hurried = not mailbox.empty()
-    is_stopped = engine.stop(0.0 if is_hurried else STOP_S)
+    engine.stop(0.0 if is_hurried else STOP_S)
     server.wait_flushed(0.5 if is_hurried else STOP_S)
     log.info("stopped")
-    if not is_stopped:  # the engine is inside llama.cpp: Python's own end would pull memory from under it
-        logging.shutdown()
-        os._exit(0)
     return 0
+
+
+def leave(exit_code: int) -> NoReturn:
+    """End the process. Engine and workers may be inside llama.cpp: Python's own end, and C++'s, would pull memory from
+    under them."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)

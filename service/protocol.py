@@ -3,14 +3,14 @@
 `llama` answers with llama.cpp, the tests with a model without weights. Knows tokens, positions and sequences. Knows
 nothing of requests, text rules, queues or HTTP.
 
-Threads: a Vocabulary is read-only, so any thread may use it; what Model adds to it belongs to the engine thread.
+Threads: a Vocabulary is read-only, so any thread may use it, as long as it likes, after `close` too; what Model adds to
+it belongs to the engine thread.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from .request import SamplingParams, TokenLogprob
@@ -90,10 +90,11 @@ class Model(Vocabulary, Protocol):
     def make_sampler(self, params: SamplingParams, seed: int, prompt: Sequence[int]) -> Sampler:
         """Raises ValueError for a grammar that cannot be used."""
 
-    def save(self, sequence: int, tokens: Sequence[int], path: Path) -> None:
-        """Write a sequence's computed state. Raises OSError."""
+    def save(self, sequence: int) -> memoryview:
+        """A sequence's computed state."""
 
-    def restore(self, sequence: int, tokens: Sequence[int], path: Path) -> bool:
-        """Read it back into an empty sequence. False if the file is of other tokens or not usable."""
+    def restore(self, sequence: int, data: memoryview) -> bool:
+        """Take back what `save` gave, and nothing else, into an empty sequence. False if it cannot; it is empty
+        then."""
 
     def close(self) -> None: ...

@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import queue
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from .errors import ServiceError
@@ -89,7 +90,8 @@ class Piece:
 
 @dataclass(frozen=True)
 class Done:
-    """n_cached: how many of the prompt's tokens were reused from an earlier request."""
+    """n_cached_tokens: how many of the prompt's tokens were reused from an earlier request of the same client, or from
+    the operator's system prompt."""
 
     reason: FinishReason
     n_prompt_tokens: int
@@ -120,6 +122,9 @@ class Request:
     """One accepted question: token ids in, events out. Times are the engine clock's seconds.
 
     Several requests may share one `events` queue (the choices of one answer): `index` in each event tells them apart.
+    namespace: only what was computed in the same one is reused. client: who asks. n_reused_tokens: of the prompt, found
+    computed; n_cached_tokens: of these, what the client is told. siblings: all that were submitted together, with
+    itself. told: when it was last told how far it is, and what.
     """
 
     id: str
@@ -127,21 +132,33 @@ class Request:
     params: SamplingParams
     events: queue.SimpleQueue[Event] = field(default_factory=queue.SimpleQueue)
     index: int = 0
+    namespace: str = ""
+    client: str = ""
     wants_progress: bool = False
     state: State = State.NEW
     is_cancelled: bool = False
     submitted_at: float = 0.0
     started_at: float | None = None
     first_token_at: float | None = None
+    n_reused_tokens: int = 0
     n_cached_tokens: int = 0
     n_output_tokens: int = 0
+    siblings: Sequence[Request] = field(default=(), repr=False)
+    has_text: bool = False
+    told: tuple[float, int, int, int] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def deliver(self, event: Progress | Piece) -> None:
         """Put an event before the end; after the end it is dropped."""
         with self._lock:
             if self.state is not State.FINISHED:
+                self.has_text |= isinstance(event, Piece) and bool(event.text)
                 self.events.put(event)
+
+    @property
+    def has_answer(self) -> bool:
+        """Whether somebody has got text of it, or of a choice beside it."""
+        return any(request.has_text for request in self.siblings or (self,))
 
     def finish(self, event: Done | Failed) -> bool:
         """Put the terminal event if there is none yet. Returns whether this call ended the request."""

@@ -11,7 +11,6 @@ import json
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from service.errors import ModelError, NoRoom
@@ -72,6 +71,7 @@ class FakeModel:
         self.fault: Exception | None = None  # raised by the next decode
         self.leaves_part = False  # whether a decode that fails has computed its first row
         self.poison: int | None = None  # a token that no decode can compute
+        self.on_restore: Callable[[], object] = lambda: None
         self.is_closed = False
         self.n_open_samplers = 0
         self.computed: dict[int, list[Cell]] = {}
@@ -154,14 +154,13 @@ class FakeModel:
         top = tuple((token + i, self.token_bytes(token + i), -float(i)) for i in range(n_top))
         return TokenLogprob(token, self.token_bytes(token), 0.0, top)
 
-    def save(self, sequence: int, tokens: Sequence[int], path: Path) -> None:
-        assert [cell.token for cell in self.computed[sequence]] == list(tokens)
-        path.write_text(json.dumps(list(tokens)))
+    def save(self, sequence: int) -> memoryview:
+        return memoryview(json.dumps([cell.token for cell in self.computed[sequence]]).encode())
 
-    def restore(self, sequence: int, tokens: Sequence[int], path: Path) -> bool:
-        if json.loads(path.read_text()) != list(tokens):
-            return False
-        self.computed[sequence] = [Cell(token) for token in tokens]
+    def restore(self, sequence: int, data: memoryview) -> bool:
+        assert not self.computed.get(sequence), "the target of a restore is not empty"
+        self.on_restore()
+        self.computed[sequence] = [Cell(token) for token in json.loads(bytes(data))]
         return True
 
     def make_sampler(self, params: SamplingParams, seed: int, prompt: Sequence[int]) -> FakeSampler:

@@ -6,8 +6,12 @@ folder with libllama, the libraries it brings, tools and set.json; service/llama
 
 Only libggml-cpu depends on CPU flags, and only libggml and libggml-blas on OpenBLAS. So all sets of a target come out
 of one build folder: it makes everything for the first set, and for the others it is configured anew and makes the ggml
-libraries again. A set is cached under a key of everything that goes into it; its presence means complete. Standard
-library only: runs before any venv.
+libraries again. A set is cached under a key of everything that goes into it; its presence means complete.
+
+Where this machine can run a set, it has to live through one decode step before it counts (decode_step.py). If a native
+set does not, a file .NAME.died keeps what it died of, and one that uses less of the CPU is built instead, and so on.
+
+Standard library only: runs before any venv.
 """
 
 import argparse
@@ -21,13 +25,13 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
 from ..files import cache_root
-from . import cmake, elf, patch
+from . import cmake, decode_step, elf, patch
 from .cmake import common_options, find_openblas
 
 REPO = Path(__file__).resolve().parents[2]
@@ -43,6 +47,17 @@ X86_FEATURES = re.findall(
     """amx_bf16 amx_int8 amx_tile avx avx2 avx512_bf16 avx512_vbmi2 avx512_vnni avx512bw avx512cd avx512dq avx512f
     avx512vbmi avx512vl avx_vnni bmi1 bmi2 f16c fma sse4_1 sse4_2 ssse3""",
 )
+# ggml's options for parts of an x86-64 CPU, and what each needs; what a native set does without if it dies.
+X86_OPTIONS = {
+    "SSE42": ("ssse3", "sse4_1", "sse4_2"),
+    **{name: (name.lower(),) for name in ("AVX", "F16C", "FMA", "AVX2", "BMI2", "AVX_VNNI")},
+    "AVX512": ("avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"),
+    "AVX512_VBMI": ("avx512vbmi",),
+    "AVX512_VNNI": ("avx512_vnni",),
+    "AVX512_BF16": ("avx512_bf16",),
+    **{name: (name.lower(),) for name in ("AMX_TILE", "AMX_INT8", "AMX_BF16")},
+}
+X86_WITHOUT = {"amx": r"AMX", "avx512": r"AMX|AVX512|AVX_VNNI", "avx": r"AMX|AVX|F16C|FMA|BMI2"}
 
 
 @dataclass(frozen=True)
@@ -87,7 +102,34 @@ def native_variants(machine: str, cpu_flags: set[str], has_openblas: bool) -> li
     else:
         sets = [v for v in arm64_variants() if v.machine == machine and cpu_flags.issuperset(v.features)]
         sets = [replace(v, tools=("llama-bench",)) for v in sets if v.rank == max(v.rank for v in sets)]
-    return [variant for variant in sets if has_openblas or not variant.blas]
+    return sorted((variant for variant in sets if has_openblas or not variant.blas), key=lambda variant: variant.blas)
+
+
+def native_levels(machine: str, cpu_flags: set[str], has_openblas: bool) -> list[list[Variant]]:
+    """What to build for this machine, and what instead if that dies here: each level uses less of the CPU than the one
+    before. The first set of a level is without OpenBLAS. [] if none fits it.
+
+    Below the native sets of x86-64 nothing is left to the compiler's idea of the CPU (-march=native).
+    """
+    levels = [native_variants(machine, cpu_flags, has_openblas)]
+    if machine == "x86_64":
+        fits = [name for name, needs in X86_OPTIONS.items() if cpu_flags.issuperset(needs)]
+        for name, pattern in X86_WITHOUT.items():
+            used = [option for option in fits if not re.match(pattern, option)]
+            options = {"GGML_NATIVE": "OFF", **{f"GGML_{o}": "ON" if o in used else "OFF" for o in X86_OPTIONS}}
+            features = [feature for option in used for feature in X86_OPTIONS[option]]
+            level = [
+                replace(v, name=v.name.replace("native", f"without-{name}"), features=features, cpu_options=options)
+                for v in levels[0]
+            ]
+            if len(levels) > 1 and levels[-1][0].features == features:
+                levels.pop()  # this CPU has nothing of what the other name says it does without
+            levels.append(level)
+    else:
+        levels.append(native_variants(machine, cpu_flags.intersection(A1_FEATURES), has_openblas))
+        if levels[0] == levels[1]:
+            levels.pop()
+    return [level for level in levels if level]
 
 
 def say(message: str) -> None:
@@ -106,7 +148,7 @@ def read_pins(text: str) -> dict[str, str]:
 
 def read_code() -> list[str]:
     """The text of what decides how a set is built: it names the set in the cache."""
-    return [Path(file).read_text() for file in (__file__, cmake.__file__)]
+    return [Path(file).read_text() for file in (__file__, cmake.__file__, decode_step.__file__)]
 
 
 def answer(*command: str | Path) -> str:
@@ -122,6 +164,10 @@ def require_tools(packages: Mapping[str, str]) -> None:
     missing = sorted({package for tool, package in packages.items() if not shutil.which(tool)})
     if missing:
         die(f"build tools are missing: {', '.join(missing)}", f"apt-get install {' '.join(missing)}")
+
+
+def read_cpu_flags() -> set[str]:
+    return set(re.search(r"^(?:flags|Features)\s*:(.*)", Path("/proc/cpuinfo").read_text(), re.M)[1].split())
 
 
 def run_logged(title: str, command: Sequence[str | Path], log: Path) -> None:
@@ -193,8 +239,60 @@ def stage(variant: Variant, files: Mapping[str, Path], home: Path, pins: Mapping
         "llama_cpp_commit": pins["LLAMA_CPP_COMMIT"],
         "sdist_sha256": pins["LLAMA_CPP_PYTHON_SHA256"],
     }
+    if deaths := read_deaths(home):
+        about["instead_of"] = deaths
     (part / "set.json").write_text(json.dumps(about, indent=2) + "\n")
     part.rename(home / variant.name)
+
+
+def record_of_death(variant: Variant, home: Path) -> Path:
+    return home / f".{variant.name}.died"
+
+
+def read_deaths(home: Path) -> dict[str, str]:
+    """Sets that died on this CPU, and of what."""
+    return {record.name[1 : -len(".died")]: record.read_text() for record in sorted(home.glob(".*.died"))}
+
+
+def find_loader(variant: Variant, sysroot: Path | None) -> list[str | Path] | None:
+    """What runs the set's programs on this machine, put before them; None if it cannot run them."""
+    if not sysroot:
+        return []
+    if platform.machine() != variant.machine or not read_cpu_flags().issuperset(variant.features):
+        return None
+    folder = f"{sysroot}/usr/lib/{variant.machine}-linux-gnu"
+    blas = Path(find_openblas(sysroot, variant.machine).get("BLAS_LIBRARIES", folder)).parent
+    return [f"{sysroot}/lib/ld-linux-{variant.machine}.so.1", "--library-path", f"{folder}:{blas}"]
+
+
+def try_out(variant: Variant, bench: Path, sysroot: Path | None) -> tuple[str, str]:
+    """What the set died of here ("": nothing), and what is to be said of the trial."""
+    loader = find_loader(variant, sysroot)
+    if loader is None:
+        return "", "not for this CPU, so not tried"
+    try:
+        death = decode_step.death(bench, loader)
+    except decode_step.Unusable as error:
+        die(f"{variant.name} could not be tried: {error}")
+    return death, f"died here in one decode step: {death}" if death else "lives here"
+
+
+def settle(levels: Sequence[Sequence[Variant]], home: Path, make: Callable[[Sequence[Variant]], None]) -> list[Variant]:
+    """The sets of the first level that lives here; `make` makes those of a level. What died is not tried again."""
+    alive: list[Variant] = []
+    for level in levels:
+        dead = read_deaths(home)
+        if level[0].name not in dead and not all(v.name in dead or (home / v.name).exists() for v in level):
+            make(level)
+        alive = [variant for variant in level if (home / variant.name).exists()]
+        if alive:
+            break
+    dead = ", ".join(f"{name} ({death})" for name, death in read_deaths(home).items())
+    if not alive:
+        die(f"every library set dies on this CPU in one decode step: {dead}", f"rm -r {home} and run again to try anew")
+    if dead:
+        say(f"died on this CPU in one decode step: {dead}; used instead: {', '.join(v.name for v in alive)}")
+    return alive
 
 
 def same_bytes(one: Path, other: Path) -> bool:
@@ -209,18 +307,18 @@ def build(
     suite: str | None,
     jobs: int,
     *,
-    is_patched: bool = True,
+    edits: Sequence[patch.Edit] = patch.EDITS,
 ) -> None:
-    """Build the sets that `home` lacks; an interrupted build goes on in `work`. is_patched: with patch.py in it."""
+    """Build the sets that `home` lacks, up to the first that dies here. An interrupted build goes on in `work`. edits:
+    what is changed in llama.cpp."""
     sysroot = Path(answer(REPO / "scripts/libllama/make_sysroot.sh", suite)) if suite else None
     sdist = Path(answer(REPO / "scripts/libllama/fetch_sdist.sh"))
     source = sdist / f"llama_cpp_python-{pins['LLAMA_CPP_PYTHON_VERSION']}" / "vendor/llama.cpp"
-    if is_patched:
-        name = f"{pins['LLAMA_CPP_PYTHON_SHA256'][:12]}-{patch.key()}"
-        try:
-            source = patch.apply(source, cache_root() / "llama.cpp" / name)
-        except patch.Mismatch as error:
-            die(f"our changes to llama.cpp do not fit: {error}", "hold scripts/libllama/patch.py against the new tree")
+    name = f"{pins['LLAMA_CPP_PYTHON_SHA256'][:12]}-{patch.key(edits)}"
+    try:
+        source = patch.apply(source, cache_root() / "llama.cpp" / name, edits)
+    except patch.Mismatch as error:
+        die(f"our changes to llama.cpp do not fit: {error}", "hold scripts/libllama/patch.py against the new tree")
     common = common_options(source, sysroot, pins["LLAMA_CPP_COMMIT"])
     openblas = find_openblas(sysroot or Path("/"), variants[0].machine)
     if shutil.which("ccache"):  # makes the next build of the same tree cheap and changes nothing in it
@@ -242,9 +340,16 @@ def build(
         run_logged(variant.name, ["ninja", "-C", tree, "-j", str(jobs), *targets], log)
         files = collect(tree / "bin", roots)
         needs = check(variant, files, sysroot)
+        death, verdict = try_out(variant, files["llama-bench"], sysroot)
+        if death and sysroot:
+            die(f"{variant.name} {verdict}")
+        if death:
+            record_of_death(variant, home).write_text(death)
+            say(f"  {variant.name} {verdict}")
+            return
         stage(variant, files, home, pins)
         size_mb = sum(path.stat().st_size for path in files.values()) / 1e6
-        say(f"  {variant.name}: {size_mb:.1f} MB, needs {needs}, took {time.monotonic() - began:.0f} s")
+        say(f"  {variant.name}: {size_mb:.1f} MB, needs {needs}, {verdict}, took {time.monotonic() - began:.0f} s")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -264,19 +369,18 @@ def main() -> None:
     tools = {"clang": "clang", "ld.lld": "lld"} if args.suite else {"cc": "gcc", "c++": "g++"}
     require_tools({"cmake": "cmake", "ninja": "ninja-build", "readelf": "binutils", **tools})
     if args.suite:
-        variants = arm64_variants()
+        levels = [arm64_variants()]
         ground = answer(REPO / "scripts/libllama/make_sysroot.sh", "--print-key", args.suite)
     else:
-        machine = platform.machine()
-        cpu_flags = re.search(r"^(?:flags|Features)\s*:(.*)", Path("/proc/cpuinfo").read_text(), re.M)[1].split()
-        variants = native_variants(machine, set(cpu_flags), bool(find_openblas(Path("/"), machine)))
-        if not variants:
+        machine, cpu_flags = platform.machine(), read_cpu_flags()
+        levels = native_levels(machine, cpu_flags, bool(find_openblas(Path("/"), machine)))
+        if not levels:
             die(f"no library set fits this {machine} CPU; Arm needs at least {' '.join(A1_FEATURES)}")
-        ground = "host"
+        ground = sorted(cpu_flags)  # the compiler may use more of them than ggml has kernels for
     compiler = answer("clang" if args.suite else "c++", "--version").splitlines()[0]
     pins = read_pins((REPO / "packer/versions.env").read_text())
     pin = pins["LLAMA_CPP_PYTHON_SHA256"]
-    recipe = [*read_code(), patch.key(), pin, compiler, ground, repr(variants)]
+    recipe = [*read_code(), patch.key(), pin, compiler, ground, repr(levels)]
     key = f"{args.suite or 'native'}-{hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]}"
     if args.print_key:
         print(key)
@@ -290,8 +394,7 @@ def main() -> None:
         except BlockingIOError:
             say(f"waiting for another run that builds {key}")
             fcntl.flock(lock, fcntl.LOCK_EX)
-        if not all((home / variant.name).exists() for variant in variants):
-            build(variants, home, work, pins, args.suite, args.jobs)
+        settle(levels, home, lambda level: build(level, home, work, pins, args.suite, args.jobs))
         shutil.rmtree(work, ignore_errors=True)
     print(home)
 

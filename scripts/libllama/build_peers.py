@@ -1,8 +1,8 @@
 """Build llama-server for the benchmark, from the tree and with the flags of this machine's own library set.
 
-What is compared then differs in the server, and in what our sets change in llama.cpp's kernels (patch.py):
-same tree, same compiler, same CPU flags, no OpenBLAS. Lays out a set like those of build.py and prints its
-folder. Standard library only.
+What is compared then differs in the server, and in what our sets change in llama.cpp's kernels (patch.py): same tree,
+same compiler, same CPU flags, no OpenBLAS, and the same care that it lives on this CPU (FIXES among our changes, one
+decode step, what is used instead). Lays out a set like those of build.py and prints its folder. Standard library only.
 """
 
 import argparse
@@ -11,23 +11,21 @@ import hashlib
 import json
 import os
 import platform
-import re
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 from . import build as sets
+from . import patch
 
 TOOLS = ("llama-server", "llama-bench")
 
 
-def peer_variant() -> sets.Variant:
-    """The native set without OpenBLAS, with the peers' tools in it."""
-    cpu_flags = re.search(r"^(?:flags|Features)\s*:(.*)", Path("/proc/cpuinfo").read_text(), re.M)[1].split()
-    variants = sets.native_variants(platform.machine(), set(cpu_flags), has_openblas=False)
-    if not variants:
+def peer_levels(cpu_flags: set[str]) -> list[list[sets.Variant]]:
+    """The native set without OpenBLAS, with the peers' tools in it, and what to fall back on."""
+    levels = sets.native_levels(platform.machine(), cpu_flags, has_openblas=False)
+    if not levels:
         sets.die(f"no library set fits this {platform.machine()} CPU")
-    return replace(variants[0], tools=TOOLS)
+    return [[replace(variant, tools=TOOLS) for variant in level] for level in levels]
 
 
 def main() -> None:
@@ -37,20 +35,26 @@ def main() -> None:
     sets.require_tools(
         {"cmake": "cmake", "ninja": "ninja-build", "readelf": "binutils", "cc": "gcc", "c++": "g++"},
     )
-    variant = peer_variant()
+    cpu_flags = sets.read_cpu_flags()
+    levels = peer_levels(cpu_flags)
     pins = sets.read_pins((sets.REPO / "packer/versions.env").read_text())
     compiler = sets.answer("c++", "--version").splitlines()[0]
-    recipe = [*sets.read_code(), pins["LLAMA_CPP_PYTHON_SHA256"], compiler, repr(variant)]
+    pin, changes = pins["LLAMA_CPP_PYTHON_SHA256"], patch.key(patch.FIXES)
+    recipe = [*sets.read_code(), pin, changes, compiler, sorted(cpu_flags), repr(levels)]
     home = sets.cache_root() / "peers" / hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]
     home.mkdir(parents=True, exist_ok=True)
     work = home.with_name(f".{home.name}.work")
     with home.with_name(f".{home.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (home / variant.name).exists():
+
+        def make(level: list[sets.Variant]) -> None:
             sets.say("building llama-server: 10 to 20 CPU-minutes, once")
-            sets.build([variant], home, work, pins, None, args.jobs, is_patched=False)
-            # the binding opens its multimodal library, which examples/server asks for, by its plain name
-            (home / variant.name / "libmtmd.so").symlink_to("libmtmd.so.0")
+            sets.build(level, home, work, pins, None, args.jobs, edits=patch.FIXES)
+
+        (variant,) = sets.settle(levels, home, make)
+        # the binding opens its multimodal library, which examples/server asks for, by its plain name
+        if not (plain := home / variant.name / "libmtmd.so").is_symlink():
+            plain.symlink_to("libmtmd.so.0")
         shutil.rmtree(work, ignore_errors=True)
     print(home / variant.name)
 

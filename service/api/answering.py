@@ -16,11 +16,12 @@ import bottle
 
 from ..config import Config
 from ..engine.engine import Engine
-from ..errors import BadRequest, BodyTooLarge, ClientGone, ServiceError, UnsupportedMedia
+from ..errors import BadRequest, BodyTooLarge, ServiceError, UnsupportedMedia
 from ..metrics import Metrics
 from ..protocol import Model
 from ..request import Done, Event, Failed, Piece, Request
 from . import body as bodies
+from .caller import Caller
 from .refusal import Environ, Refused, json_response
 from .reply import Reply
 from .watch import Stream, Watch
@@ -53,21 +54,21 @@ class Answering:
         """One body from reading to reply, streamed or whole."""
         try:
             ask = parse(self.read_body(environ), self._config.max_tokens)
+            fingerprint = self._fingerprint(self._engine.model)
             watch = self.submit(environ, ask)
         except ServiceError as error:
             raise self.refuse(environ, error) from error
-        lengths = tuple(len(request.prompt_tokens) for request in watch.requests[:: ask.n])
-        fingerprint = self._fingerprint(self._engine.model)
-        reply = make_reply(
-            environ["llm.request_id"], self._config.model_name, lengths, ask.n, ask.wants_usage, fingerprint
-        )
-        try:
+        try:  # from here on the engine is not asked any more: it may be draining, and what it accepted is answered
+            lengths = tuple(len(request.prompt_tokens) for request in watch.requests[:: ask.n])
+            reply = make_reply(
+                environ["llm.request_id"], self._config.model_name, lengths, ask.n, ask.wants_usage, fingerprint
+            )
             first = watch.next_event(self._ping_s if ask.is_stream else None)
-        except ClientGone as error:
-            raise Refused(error) from error
-        if isinstance(first, Failed):  # nothing was sent yet, so it can still be an HTTP status
+            if isinstance(first, Failed):  # nothing was sent yet, so it can still be an HTTP status
+                raise first.error
+        except BaseException:
             watch.close()
-            raise Refused(first.error)
+            raise
         if ask.is_stream:
             headers = {
                 "Content-Type": "text/event-stream; charset=utf-8",
@@ -86,7 +87,7 @@ class Answering:
     def read_body(self, environ: Environ) -> dict[str, Any]:
         length = environ.get("CONTENT_LENGTH") or ""
         limit = self._config.max_body_bytes
-        if length.isdigit() and int(length) > limit:
+        if length.isascii() and length.isdigit() and int(length) > limit:
             raise BodyTooLarge(f"the body has {length} bytes: at most {limit} are allowed")
         coding = environ.get("HTTP_CONTENT_ENCODING", "identity")
         if coding.lower() != "identity":
@@ -117,15 +118,28 @@ class Answering:
         grammar = ask.grammar.resolve(model) if ask.grammar else None
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         n_choices = ask.n * len(prompts)
+        caller: Caller = environ["llm.caller"]
         requests = []
         for i in range(n_choices):
             tokens, own = prompts[i // ask.n], params[i // ask.n]
             own = replace(own, grammar=grammar, seed=bodies.choice_seed(own.seed, i % ask.n))
             request_id = environ["llm.request_id"] + (f"-{i}" if n_choices > 1 else "")
-            wants_progress = ask.wants_progress and ask.is_stream
-            requests.append(Request(request_id, tokens, own, events, i, wants_progress))
+            requests.append(
+                Request(
+                    request_id,
+                    tokens,
+                    own,
+                    events,
+                    i,
+                    namespace=caller.namespace(ask.cache_salt),
+                    client=caller.client,
+                    wants_progress=ask.wants_progress and ask.is_stream,
+                )
+            )
         self._engine.submit(requests)
-        return Watch(self._engine, requests, environ.get("waitress.client_disconnected", lambda: False), self._poll_s)
+        no = lambda: False  # noqa: E731
+        is_gone, is_half_closed = (environ.get(f, no) for f in ("waitress.client_disconnected", "llm.is_half_closed"))
+        return Watch(self._engine, requests, is_gone, self._poll_s, is_half_closed)
 
     def collect(self, watch: Watch, reply: Reply, event: Event | None) -> bottle.HTTPResponse:
         """One body of all choices; the first that fails fails all."""
@@ -139,11 +153,10 @@ class Answering:
                     if len(dones) == len(watch.requests):
                         return json_response(200, reply.whole(pieces, dones))
                 elif isinstance(event, Failed):
-                    watch.close()
-                    raise Refused(event.error)
+                    raise event.error
                 event = watch.next_event(None)
-        except ClientGone as error:
-            raise Refused(error) from error
+        finally:
+            watch.close()
 
     def _fingerprint(self, model: Model) -> str:
         """What must be the same for the same seed to give the same answer."""

@@ -6,7 +6,6 @@ state between requests; called from many waitress threads at once.
 
 from __future__ import annotations
 
-import logging
 import re
 import time
 from collections.abc import Callable, Iterable
@@ -17,18 +16,17 @@ import bottle
 from .. import metrics as metrics_room
 from ..config import Config
 from ..engine.engine import Engine, Phase
-from ..errors import BadRequest, MethodNotAllowed, NotFound, ServiceError
+from ..errors import BadRequest, MethodNotAllowed, NotFound, ServiceError, Unavailable
 from ..metrics import Metrics
 from . import body as bodies
 from . import openapi, page
 from . import reply as reply_room
 from .answering import PING_S, POLL_S, Answering
+from .caller import read_caller
 from .keys import Keys
-from .refusal import Environ, Refused, json_response, with_request_id
+from .refusal import Environ, Refused, guard, json_response
 from .reply import ChatReply, CompletionReply, GenerateReply
 from .status import Status
-
-log = logging.getLogger(__name__)
 
 PAGE = page.map_paths()
 # Everything else asks for a key, if there are any: a door that is added later is shut until someone opens it here
@@ -46,6 +44,7 @@ def make_app(
     poll_s: float = POLL_S,
 ) -> Callable[[Environ, Callable[..., Any]], Iterable[bytes]]:
     app = bottle.Bottle()
+    app.config["catchall"] = False  # its own answer to a fault is HTML
     keys = keys or Keys()
     status = status or Status(metrics)
     created = int(time.time())
@@ -58,9 +57,10 @@ def make_app(
         environ = bottle.request.environ
         if environ["PATH_INFO"] not in OPEN_PATHS:
             try:
-                keys.check(environ.get("HTTP_AUTHORIZATION", ""))
+                key = keys.check(environ.get("HTTP_AUTHORIZATION", ""))
             except ServiceError as error:
                 raise refuse(bottle.request.environ, error) from error
+            environ["llm.caller"] = read_caller(environ, key)
 
     @app.get("/healthz")
     def healthz() -> bottle.HTTPResponse:
@@ -135,6 +135,8 @@ def make_app(
 
     @app.get(f"/<:re:{'|'.join(re.escape(path[1:]) for path in PAGE)}>")
     def show_page() -> Any:
+        if bottle.request.path not in PAGE:  # a line feed at its end: the route's expression passes over it
+            raise bottle.HTTPError(404)
         name, cache_control = PAGE[bottle.request.path]
         response = bottle.static_file(name, root=page.STATIC)
         for header, value in {**page.HEADERS, "Cache-Control": cache_control}.items():
@@ -142,7 +144,10 @@ def make_app(
         return response
 
     def describe_model() -> dict[str, Any]:
-        model = engine.model if engine.is_ready else None
+        try:
+            model = engine.model
+        except Unavailable:
+            model = None
         return reply_room.model_body(
             config.model_name,
             created,
@@ -152,7 +157,7 @@ def make_app(
         )
 
     def show_error(error: bottle.HTTPError) -> str:
-        """Bottle's own errors (404, 405, faults in our code) in the shape of all others."""
+        """Bottle's own errors (404, 405 and the like) in the shape of all others."""
         path = bottle.request.path[:80]
         if error.status_code == 404:
             ours: ServiceError = NotFound(f"{path}: there is nothing here")
@@ -161,11 +166,9 @@ def make_app(
         elif error.status_code < 500:
             ours = BadRequest(str(error.body)[:200])
         else:
-            if error.exception:
-                log.error("a fault in our own code", exc_info=error.exception)
             ours = ServiceError("the service failed on this request")
         bottle.response.content_type = "application/json"
         return reply_room.dump(reply_room.error_body(ours))
 
     app.default_error_handler = show_error
-    return with_request_id(app)
+    return guard(app)

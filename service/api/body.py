@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,7 @@ from .check import (
     TOKENS_SCHEMA,
     Parameter,
     anything,
+    check_characters,
     check_text,
     check_tokens,
     flag,
@@ -31,7 +33,7 @@ from .check import (
     text,
     whole,
 )
-from .content import LOGIT_BIAS, MAX_CHOICES, MESSAGES, PROMPT, PROMPTS, STOP, STREAM_OPTIONS
+from .content import LOGIT_BIAS, MAX_CHOICES, MESSAGES, PROMPT, PROMPTS, SALT, STOP, STREAM_OPTIONS
 
 MAX_TOP_LOGPROBS = {"chat": 20, "completion": 5}
 N_SEEDS = 2**32 - 1  # llama.cpp reads 2**32 - 1 itself as "take any"
@@ -100,6 +102,7 @@ class Ask:
     n: int = 1
     n_logprobs: int | None = None
     grammar: Grammar | None = None
+    cache_salt: str = ""
     is_stream: bool = False
     wants_usage: bool = False
     wants_progress: bool = False
@@ -132,6 +135,8 @@ def parse_json(content_type: str | None, data: bytes) -> dict[str, Any]:
         raise BadRequest("the body is not JSON: a number is too long", code="invalid_json") from error
     if not isinstance(body, dict):
         raise BadRequest(f"the body is {name_type(body)}: must be a JSON object", code="invalid_type")
+    if _HALF_PAIR.search(text):
+        check_characters(body)
     return body
 
 
@@ -259,11 +264,15 @@ def _make_ask(said: dict[str, Any], **route: Any) -> Ask:
         stop=said.get("stop", ()),
         logit_bias=said.get("logit_bias", ()),
         grammar=grammars[0] if grammars else None,
+        cache_salt=said.get("cache_salt", ""),
         is_stream=said.get("stream", False),
         wants_usage=(options or {}).get("include_usage", False),
         wants_progress=said.get("return_progress", False),
         **route,
     )
+
+
+_HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")  # only an escape can write one: the body is UTF-8
 
 
 def _refuse_constant(name: str) -> None:
@@ -283,6 +292,7 @@ _COMMON = {
     "response_format": RESPONSE_FORMAT,
     "json_schema": JSON_SCHEMA,
     "grammar": GBNF,
+    "cache_salt": SALT,
     "stream": flag("server-sent events instead of one JSON"),
     "stream_options": STREAM_OPTIONS,
     "return_progress": flag("with stream: chunks that say how far the prompt is"),

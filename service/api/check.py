@@ -130,6 +130,23 @@ def check_text(value: Any, name: str) -> str:
     return value
 
 
+def check_characters(body: dict[str, Any]) -> None:
+    """Every string in a body, names too, wherever it is. Raises BadRequest with its place."""
+    left: list[tuple[str, Any]] = list(body.items())
+    for name in body:
+        check_text(name, show(name))
+    while left:
+        where, value = left.pop()
+        if isinstance(value, str):
+            check_text(value, where)
+        elif isinstance(value, list):
+            left += [(f"{where}[{i}]", item) for i, item in enumerate(value) if isinstance(item, (str, list, dict))]
+        elif isinstance(value, dict):
+            for name, item in value.items():
+                check_text(name, f"{where}.{show(name)}")
+                left.append((f"{where}.{show(name)}", item))
+
+
 def check_question(value: Any, name: str) -> str:
     if not check_text(value, name).strip():
         raise BadRequest(f"{name}: is empty, must hold text", param=name, code="empty_prompt")

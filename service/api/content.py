@@ -29,6 +29,7 @@ from .check import (
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARACTERS = 256
+MAX_SALT_CHARACTERS = 256
 MAX_MESSAGES = 1024
 MAX_CHOICES = 8  # answers to one body: n times the prompts
 MAX_BIASES = 1024
@@ -59,6 +60,19 @@ STOP = Parameter(
     _read_stop,
     {"anyOf": [_STOP_SCHEMA, {"type": "array", "items": _STOP_SCHEMA, "maxItems": MAX_STOP_STRINGS}]},
     "strings that end the answer and are not part of it",
+)
+
+
+def _read_salt(value: Any, name: str) -> str:
+    if not 1 <= len(check_text(value, name)) <= MAX_SALT_CHARACTERS:
+        raise BadRequest(f"{name}: has {len(value)} characters, must be 1 to {MAX_SALT_CHARACTERS}", param=name)
+    return str(value)
+
+
+SALT = Parameter(
+    _read_salt,
+    {"type": "string", "minLength": 1, "maxLength": MAX_SALT_CHARACTERS},
+    "reuse only what requests with the same salt computed (vLLM's)",
 )
 
 

@@ -22,16 +22,18 @@ class Keys:
     def __bool__(self) -> bool:
         return bool(self._digests)
 
-    def check(self, authorization: str) -> None:
-        """The Authorization header's value, empty if there is none. Raises Unauthorized."""
+    def check(self, authorization: str) -> str:
+        """The Authorization header's value, empty if there is none. Returns the key's name, which tells nothing of the
+        key; empty if none is asked for. Raises Unauthorized."""
         if not self:
-            return
+            return ""
         scheme, _, key = authorization.partition(" ")
         if scheme.lower() != "bearer" or not key:
             raise Unauthorized("Authorization: is missing, must be Bearer and an API key of this node")
         digest = _digest(key.strip())
-        if sum(hmac.compare_digest(digest, known) for known in self._digests) == 0:  # no early end
+        if sum([hmac.compare_digest(digest, known) for known in self._digests]) == 0:  # no early end
             raise Unauthorized("Authorization: this is not an API key of this node")
+        return digest.hex()
 
 
 def load(path: Path | None) -> Keys:

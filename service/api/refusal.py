@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import sys
 import uuid
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -11,6 +13,8 @@ import bottle
 
 from ..errors import ServiceError
 from . import reply
+
+log = logging.getLogger(__name__)
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -35,8 +39,9 @@ def json_response(status: int, body: dict[str, Any], headers: dict[str, str] | N
     return bottle.HTTPResponse(reply.dump(body), status, {**always, **(headers or {})})
 
 
-def with_request_id(app: bottle.Bottle) -> Callable[[Environ, Callable[..., Any]], Iterable[bytes]]:
-    """Every answer carries X-Request-Id: the client's own if it is a plain word, else a new one."""
+def guard(app: bottle.Bottle) -> Callable[[Environ, Callable[..., Any]], Iterable[bytes]]:
+    """Every answer carries X-Request-Id: the client's own if it is a plain word, else a new one. Whatever is raised on
+    the way to an answer is one in the shape of all others."""
 
     def wsgi(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         given = environ.get("HTTP_X_REQUEST_ID", "")
@@ -45,6 +50,14 @@ def with_request_id(app: bottle.Bottle) -> Callable[[Environ, Callable[..., Any]
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
             return start_response(status, [*headers, ("X-Request-Id", request_id)], exc_info)
 
-        return app(environ, start)
+        try:
+            return app(environ, start)
+        except Exception as error:
+            if not isinstance(error, ServiceError):
+                log.error("request %s: a fault in our own code", request_id, exc_info=error)
+                error = ServiceError("the service failed on this request")
+            refused = Refused(error)
+            start(refused.status_line, refused.headerlist, sys.exc_info())
+            return [] if environ.get("REQUEST_METHOD") == "HEAD" else [refused.body.encode()]
 
     return wsgi

@@ -61,7 +61,9 @@ def sse(body: dict[str, Any] | str) -> bytes:
 
 
 def dump(body: dict[str, Any]) -> str:
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    """JSON that can be sent, whatever is in it: half of a surrogate pair, which UTF-8 has no bytes for, becomes `?`."""
+    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 SSE_PING = b": ping\n\n"

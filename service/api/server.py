@@ -7,14 +7,17 @@ behind answers. Knows nothing of what the application does.
 from __future__ import annotations
 
 import logging
+import select
+import socket
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.server import TcpWSGIServer
-from waitress.task import ErrorTask
+from waitress.task import ErrorTask, WSGITask
 
 from ..errors import BadRequest, BodyTooLarge, ServiceError
 from . import reply
@@ -43,11 +46,94 @@ class JsonErrorTask(ErrorTask):
         self.response_headers.append(("Content-Type", "application/json"))
         self.set_close_on_finish()
         self.content_length = len(body)
-        self.write(body)
+        is_head = getattr(self.request, "first_line", b"").startswith(b"HEAD ")
+        self.write(b"" if is_head else body)
+
+
+class Task(WSGITask):
+    def get_environment(self) -> dict[str, Any]:
+        environ: dict[str, Any] = super().get_environment()
+        environ["llm.is_half_closed"] = lambda: self.channel.is_half_closed
+        return environ
+
+
+class Parser(HTTPRequestParser):
+    """Some lines that nobody can read (`GET http://[`, a length of 5000 digits) raise what waitress does not catch."""
+
+    def parse_header(self, header_plus: bytes) -> None:
+        try:
+            super().parse_header(header_plus)
+        except ValueError as error:
+            raise ParsingError("the request line or a header cannot be read") from error
 
 
 class Channel(HTTPChannel):
+    """A client may end its sending (shutdown(SHUT_WR)) and wait for its answer. What we see of one that is gone is the
+    same, until something is sent to it: then its machine says that nobody is there. So from that end on the first bytes
+    of the status line, which every answer begins with, are sent one by one, in ever longer intervals."""
+
+    task_class = Task
     error_task_class = JsonErrorTask
+    parser_class = Parser
+    is_half_closed = False
+    _n_probes = 0  # bytes of the answer that were sent before there is one
+    _next_probe_at = 0.0
+    _has_begun = False  # whether the answer is being written
+
+    def readable(self) -> bool:
+        return not self.is_half_closed and bool(super().readable())
+
+    def handle_read(self) -> None:
+        with self.requests_lock:
+            self.is_half_closed = bool(self.requests) and self._has_ended()
+        if not self.is_half_closed:
+            super().handle_read()
+
+    def check_client_disconnected(self) -> bool:
+        """Whether nobody will read the answer. Asked by the thread that makes it, and by no other."""
+        if self.connected and self.is_half_closed and not self._is_there():
+            self.will_close = True
+            self.connected = False
+            self.server.pull_trigger()
+        return not self.connected
+
+    def write_soon(self, data: Any) -> int:
+        if not self._has_begun and data:
+            self._has_begun = True
+            data = data[self._n_probes :]
+        return int(super().write_soon(data))
+
+    def service(self) -> None:
+        self._n_probes, self._next_probe_at, self._has_begun = 0, 0.0, False
+        super().service()
+        with self.requests_lock:
+            if self.is_half_closed and not self.requests:  # nothing more can come
+                self.close_when_flushed = True
+        if self.connected and self.close_when_flushed:
+            self.server.pull_trigger()
+
+    def _has_ended(self) -> bool:
+        try:
+            return self.socket.recv(1, socket.MSG_PEEK) == b""
+        except OSError:
+            return False
+
+    def _is_there(self) -> bool:
+        try:
+            now = time.monotonic()
+            line = b"HTTP/1.1 " if self.requests[0].version == "1.1" else b"HTTP/1.0 "
+            is_free = not self._has_begun and not self.total_outbufs_len and self._n_probes < len(line)
+            if is_free and now >= self._next_probe_at:
+                self.socket.send(line[self._n_probes : self._n_probes + 1])
+                self._n_probes += 1
+                self._next_probe_at = now + 2**self._n_probes
+            poll = select.poll()
+            poll.register(self.socket, 0)  # errors are told unasked
+            return not poll.poll(0)
+        except BlockingIOError:
+            return True
+        except (OSError, ValueError, AttributeError):  # the loop has closed it meanwhile
+            return False
 
 
 class Server(TcpWSGIServer):

@@ -18,6 +18,9 @@ from ..metrics import Metrics
 
 EVERY_S = 2.0
 N_ROWS = 150  # five minutes
+# The difference between two readings would tell how much of a prompt somebody else had asked before
+PRIVATE = ("llm_prompt_tokens_cached_total", "llm_step_rows_sum", "llm_step_rows_count")
+COARSE = {"llm_kv_cache_tokens": 256, "llm_kv_cache_usage_ratio": 0.01}
 IMAGE = Path("/etc/llm/image.json")  # written by the bake; anywhere else there is none
 IMAGE_FACTS = ("version", "created", "base", "git_commit", "llama_cpp_commit", "model")
 COLUMNS = ("age_s", "running", "waiting", "tokens_per_s", "ttft_s", "cache")
@@ -66,7 +69,9 @@ class Status:
             "library_set": self._library_set,
             "llama_cpp_python": self.binding,
             "prices": prices,
-            "metrics": self._metrics.numbers(),
+            "metrics": {
+                name: _coarsen(name, value) for name, value in self._metrics.numbers().items() if name not in PRIVATE
+            },
             "history": {
                 "every_s": EVERY_S,
                 "columns": list(COLUMNS),
@@ -97,8 +102,13 @@ def _describe_span(before: dict[str, Any], after: dict[str, Any], seconds: float
         after.get("llm_requests_waiting", 0.0),
         n_tokens / seconds,
         (after[f"{ttft}_sum"] - before[f"{ttft}_sum"]) / n_first if n_first else None,
-        after.get("llm_kv_cache_usage_ratio", 0.0),
+        _coarsen("llm_kv_cache_usage_ratio", after.get("llm_kv_cache_usage_ratio", 0.0)),
     )
+
+
+def _coarsen(name: str, value: float) -> float:
+    step = COARSE.get(name)
+    return value if step is None else round(round(value / step) * step, 4)
 
 
 def _short(value: float | None) -> float | None:

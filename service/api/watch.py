@@ -11,26 +11,37 @@ from ..request import Done, Event, Piece, Progress, Request
 from . import reply as reply_room
 from .reply import Reply
 
+HALF_CLOSED_S = 1.0
+
 
 class Watch:
     """The HTTP thread's end of an answer: waits for the events of its requests, and cancels them all when the client is
     gone or one of them failed. They share one queue of events."""
 
     def __init__(
-        self, engine: Engine, requests: list[Request], is_client_gone: Callable[[], bool], poll_s: float
+        self,
+        engine: Engine,
+        requests: list[Request],
+        is_client_gone: Callable[[], bool],
+        poll_s: float,
+        is_half_closed: Callable[[], bool] = lambda: False,
     ) -> None:
         self.requests = requests
         self._engine = engine
-        self._is_client_gone = is_client_gone
+        self._is_client_gone, self._is_half_closed = is_client_gone, is_half_closed
         self._poll_s = poll_s
+        self._is_closed = False
 
     def next_event(self, timeout_s: float | None) -> Event | None:
-        """The next event, or None after timeout_s without one. Raises ClientGone, and has cancelled then."""
+        """The next event, or None after timeout_s without one: sooner if the client has ended its sending, because only
+        what is written to it tells whether it is there. Raises ClientGone, and has cancelled then."""
         waited_s = 0.0
         while True:
             if self._is_client_gone():
                 self.close()
                 raise ClientGone("the client went away")
+            if timeout_s is not None and self._is_half_closed():
+                timeout_s = min(timeout_s, HALF_CLOSED_S)
             left_s = self._poll_s if timeout_s is None else min(self._poll_s, timeout_s - waited_s)
             try:
                 return self.requests[0].events.get(timeout=max(left_s, 0.001))
@@ -40,9 +51,11 @@ class Watch:
                     return None
 
     def close(self) -> None:
-        """Frees the engine of what still waits or runs; otherwise nothing."""
-        for request in self.requests:
-            self._engine.cancel(request)
+        """Frees the engine of what still waits or runs; otherwise nothing. Safe to call twice."""
+        if not self._is_closed:
+            self._is_closed = True
+            for request in self.requests:
+                self._engine.cancel(request)
 
 
 class Stream:
@@ -60,8 +73,8 @@ class Stream:
         self._watch.close()
 
     def _write(self, reply: Reply, event: Event | None, ping_s: float) -> Iterator[bytes]:
-        yield from map(reply_room.sse, reply.opening())
         try:
+            yield from map(reply_room.sse, reply.opening())
             while True:
                 if event is None:
                     yield reply_room.SSE_PING
@@ -81,3 +94,5 @@ class Stream:
                 event = self._watch.next_event(ping_s)
         except ClientGone:
             return
+        finally:
+            self._watch.close()

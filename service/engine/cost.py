@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from .. import store
 
 STATE_NAME = "steps.json"
 STATE_VERSION = 2
@@ -243,7 +244,7 @@ def _quartile(moments: Sequence[float]) -> float:
 
 def load(path: Path | None) -> Measured:
     """What an earlier start measured; nothing if there is nothing, or nothing that makes sense."""
-    if path is None or not path.exists():
+    if path is None:
         return Measured()
     try:
         found = json.loads(path.read_text())
@@ -260,7 +261,9 @@ def load(path: Path | None) -> Measured:
         if found["flash_attention"] not in (None, True, False):
             raise ValueError("flash_attention is neither true nor false")
         return Measured(points, cell_s, found["flash_attention"])
-    except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
+    except FileNotFoundError:
+        return Measured()
+    except (OSError, ValueError, AttributeError, TypeError, KeyError, RecursionError) as error:
         log.warning("%s: not used: %s: %s", path, type(error).__name__, error)
         return Measured()
 
@@ -273,8 +276,6 @@ def save(path: Path | None, measured: Measured) -> None:
     found = {"steps": steps, "cell_s": measured.cell_s, "flash_attention": measured.flash_attention}
     text = json.dumps({"version": STATE_VERSION, **found})
     try:
-        part = path.with_suffix(".part")
-        part.write_text(text)
-        os.replace(part, path)
+        store.write(path, text.encode())
     except OSError as error:
         log.warning("%s: not saved: %s", path, error.strerror)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from ..chat.prompt import Prompter
-from ..errors import ClientGone, Draining, ModelFatal, NotReady, ServiceError, TimedOut
+from ..errors import ClientGone, ConfigError, Draining, NotReady, ServiceError, TimedOut
 from ..metrics import Metrics
 from ..protocol import Chunk, Model
 from ..request import Done, Failed, FinishReason, Progress, Request, SamplingParams, State, Timings
@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 
 IDLE_S = 1.0  # how long the thread sleeps without work between two heartbeats
 UNKNOWN_CELL_PRICE = 2e-4  # 2 us of attention to one cell / 10 ms per row: TinyLlama's shape, November 2026
+TELL_S = 1.0  # between two words to a request on how far it is
+RENEW_S = 60.0  # how often the system prompt is rendered anew
 REST_S = 1.0  # how long nobody may have wanted anything before the machine is measured
 
 
@@ -107,7 +109,9 @@ class Engine:
         self._put_back: list[Run] = []
         self._runs: list[Run] = []  # oldest first
         self._followers: dict[Request, Lead] = {}  # who waits for whose prefix
-        self._busy_at = 0.0
+        self._busy_at = self._renewed_at = 0.0
+        self._has_newcomers = False
+        self._told_at = 0.0
         self._changed = threading.Condition()  # guards phase, waiting, put_back and runs
         self._thread = threading.Thread(target=self._live, name="engine", daemon=True)
 
@@ -148,12 +152,13 @@ class Engine:
     @property
     def prices(self) -> dict[str, Any]:
         """What a step costs here, for whoever reads it: milliseconds by rows on the machine at rest, microseconds per
-        row and attended cell (None: not measured), and how many times as much it is just now."""
+        row and attended cell (None: not measured), and how many times as much it is just now. Two digits: single steps
+        of others are nobody's business."""
         cell_s = self._cost.cell_s
         return {
-            "ms_by_rows": {str(rows): round(seconds * 1e3, 2) for rows, seconds in self._cost.table.items()},
-            "us_per_cell": None if cell_s is None else round(cell_s * 1e6, 4),
-            "factor": round(self._cost.factor, 2),
+            "ms_by_rows": {str(rows): float(f"{seconds * 1e3:.2g}") for rows, seconds in self._cost.table.items()},
+            "us_per_cell": None if cell_s is None else float(f"{cell_s * 1e6:.2g}"),
+            "factor": round(self._cost.factor, 1),
             "goal_ms": round(self._limits.step_s * 1e3),
         }
 
@@ -185,7 +190,9 @@ class Engine:
             for request in requests:
                 request.submitted_at = self._clock()
                 request.state = State.QUEUED
+                request.siblings = requests
                 self._waiting.append(request)
+            self._has_newcomers = True
             self._changed.notify_all()
 
     def cancel(self, request: Request) -> None:
@@ -284,7 +291,7 @@ class Engine:
         self._pin_system_prompt()
         if self._limits.measures:
             self._calibration = Calibration(model, self._cache, self._cost, self._clock)
-        self._busy_at = self._clock()
+        self._busy_at = self._renewed_at = self._clock()
         with self._changed:
             if self._phase is Phase.LOADING:
                 self._phase = Phase.READY
@@ -329,10 +336,20 @@ class Engine:
 
     def _pin_system_prompt(self) -> None:
         assert self._model is not None and self._cache is not None and self._prompter is not None
-        text = self._limits.system_prompt
-        name = f"prompt-{'flash' if self._model.has_flash_attention else 'plain'}.bin"  # each kind has its own layout
-        tokens = system_prompt.encode(self._prompter, text) if text else []
-        system_prompt.pin(self._model, self._cache, tokens, self._state_path(name))
+        tokens = system_prompt.encode(self._prompter, self._limits.system_prompt)
+        path = self._state_path(system_prompt.state_name(self._model.has_flash_attention))
+        is_wanted = lambda: self._phase in (Phase.LOADING, Phase.READY)  # noqa: E731
+        system_prompt.pin(self._model, self._cache, tokens, path, is_wanted)
+
+    def _renew_system_prompt(self, now: float) -> None:
+        """Some templates write the date: what was pinned yesterday, no chat begins with today."""
+        assert self._cache is not None and self._prompter is not None
+        if self._limits.system_prompt and now - self._renewed_at >= RENEW_S:
+            self._renewed_at = now
+            try:
+                self._cache.keep(system_prompt.encode(self._prompter, self._limits.system_prompt))
+            except ConfigError as error:
+                log.warning("the system prompt stays as it is: %s", error)
 
     def _cell_price(self) -> float:
         """What a kept cell costs the rows of others. Unmeasured it counts as on 2 cores of an x86-64 Xeon."""
@@ -352,6 +369,7 @@ class Engine:
         """Intake -> schedule -> decode -> sample -> deliver. Without work it measures this machine, or sleeps."""
         self._intake(idle_s)
         started = self._clock()
+        self._renew_system_prompt(started)
         plan = self._batch.schedule() if self._batch else []
         if self._batch and plan:
             self._batch.compute(plan)
@@ -368,15 +386,33 @@ class Engine:
             if is_idle and not self._wants_measuring:
                 self._changed.wait(idle_s)
             now = self._clock()
-            for request in [r for r in self._waiting if now - r.submitted_at >= self._limits.timeout_s]:
-                self._waiting.remove(request)
-                self._end(request, Failed(self._timed_out(), request.index))
             for run in (*self._runs, *self._put_back):
                 if run.request.is_cancelled:
                     self._free(run, Failed(ClientGone("the client went away"), run.request.index))
-                elif now - run.request.submitted_at >= self._limits.timeout_s:
-                    self._free(run, Failed(self._timed_out(), run.request.index))
+            self._end_late(now)
             self._begin_all(now)
+            self._tell_waiting(now)
+
+    def _end_late(self, now: float) -> None:
+        """At its deadline an answer is what there is of it. Only one that has no text in any of its choices fails."""
+        waiting = [request for request in self._waiting if self._is_late(request, now)]
+        runs = [run for run in (*self._runs, *self._put_back) if self._is_late(run.request, now)]
+        for run in runs:
+            run.flush()
+        for request in waiting:
+            self._waiting.remove(request)
+            if request.has_answer:
+                self._end(request, Done(FinishReason.LENGTH, len(request.prompt_tokens), 0, index=request.index))
+            else:
+                self._end(request, Failed(self._timed_out(), request.index))
+        for run in runs:
+            if run.request.has_answer:
+                self.complete(run, FinishReason.LENGTH)
+            else:
+                self._free(run, Failed(self._timed_out(), run.request.index))
+
+    def _is_late(self, request: Request, now: float) -> bool:
+        return now - request.submitted_at >= self._limits.timeout_s
 
     @property
     def _wants_measuring(self) -> bool:
@@ -389,12 +425,8 @@ class Engine:
                 return
             self._put_back.remove(run)
         self._followers = {r: held for r, held in self._followers.items() if r.state is State.QUEUED}
-        for place, request in enumerate(list(self._waiting)):
-            if len(self._runs) >= self._max_streams:
-                self._report_waiting(self._waiting)
-                return
-            if not self._begin(request, now):
-                self._report_waiting(self._waiting[place:])
+        for request in list(self._waiting):
+            if len(self._runs) >= self._max_streams or not self._begin(request, now):
                 return
 
     def _begin(self, request: Request, now: float) -> bool:
@@ -410,10 +442,10 @@ class Engine:
         request.state = State.RUNNING
         request.started_at = run.last_token_at = now
         assert run.sequence is not None
-        request.n_cached_tokens = run.sequence.n_computed
-        self._admission.observe_start(len(request.prompt_tokens), request.n_cached_tokens)
+        request.n_reused_tokens, request.n_cached_tokens = run.sequence.n_computed, run.n_told
+        self._admission.observe_start(len(request.prompt_tokens), request.n_reused_tokens)
         self._metrics.prompt_tokens.inc(len(request.prompt_tokens))
-        self._metrics.cached_tokens.inc(request.n_cached_tokens)
+        self._metrics.cached_tokens.inc(request.n_reused_tokens)
         seed = self._rng.getrandbits(32) if request.params.seed is None else request.params.seed
         try:
             run.sampler = self._model.make_sampler(request.params, seed, request.prompt_tokens)
@@ -426,20 +458,22 @@ class Engine:
         """Give a run a sequence that begins with the longest computed prefix, unless somebody is about to compute a
         longer one, or there is no room for all of its tokens now."""
         assert self._cache is not None
-        match = self._cache.match(run.tokens)
+        request = run.request
+        match = self._cache.match(run.tokens, request.namespace, request.client)
         if match.leader:
-            self._followers[run.request] = Lead(match.leader, match.leader.tokens, match.n_leader)
+            self._followers[request] = Lead(match.leader, match.leader.tokens, match.n_leader)
             return False
-        self._followers.pop(run.request, None)
+        self._followers.pop(request, None)
         n_claimed = sum(other.n_gap for other in self._runs) + len(self._runs)
         n_used = self._cache.count_cells(is_evictable_free=True)
         is_counted = match.source and (match.source.is_busy or match.source.is_pinned)
         n_new = len(run.tokens) + 1 - (match.n if is_counted else 0)
         if self._runs and n_used + n_claimed + n_new > self._cache.n_cells:
             return False
-        run.sequence = self._cache.open(run.tokens, match)
+        run.sequence = self._cache.open(run.tokens, match, request.namespace, request.client)
         if run.sequence is None:
             return False
+        run.n_told = match.n_told
         self._runs.append(run)
         return True
 
@@ -457,20 +491,26 @@ class Engine:
         self._free(run, Failed(_model_failed(), run.request.index), is_kept=False)
 
     def report(self, run: Run) -> None:
+        """What others had computed is not told, so it is as if the request had begun with its own alone."""
         assert run.sequence is not None
-        wait_s = run.n_gap * (self._cost.row_s() or 0.0)
-        self._report(run.request, 0, wait_s, run.sequence.n_computed)
+        request = run.request
+        n_computed = run.sequence.n_computed - (request.n_reused_tokens - request.n_cached_tokens)
+        n_computed = max(n_computed, request.n_cached_tokens)
+        wait_s = (len(request.prompt_tokens) - n_computed) * (self._cost.row_s() or 0.0)
+        self._tell(request, 0, wait_s, n_computed)
 
     def put_back_youngest(self) -> None:
         """The cache is full of running requests: the one that began last starts again when there is room."""
         assert self._cache is not None
+        if len(self._runs) == 1:
+            log.error("request %s: alone, and has no room in the cache", self._runs[0].request.id)
+            self.fail(self._runs[0])
+            return
         with self._changed:
             run = self._runs.pop()
             assert run.sequence is not None
             self._cache.retire(run.sequence)
             run.sequence, run.draft = None, []
-            if not self._runs:  # alone, and still no room: this cannot happen while a context fits the cache
-                raise ModelFatal("one request alone does not fit the KV cache")
             self._put_back.insert(0, run)
             self._metrics.preemptions.inc()
 
@@ -510,15 +550,24 @@ class Engine:
 
     # Engine thread: telling
 
-    def _report_waiting(self, waiting: Iterable[Request]) -> None:
-        told = [request for request in waiting if request.wants_progress]
-        first_s = self._predict_s(self._waiting) if told else []
-        for place, request in enumerate(self._waiting):
-            if request in told:
-                self._report(request, place + 1, first_s[place], 0)
+    def _tell_waiting(self, now: float) -> None:
+        """Looks at the queue once per TELL_S, and when somebody has come: not in every step. Who could begin but for
+        another's prefix is told nothing: that there is such another is not its business."""
+        if not self._has_newcomers and now - self._told_at < TELL_S:
+            return
+        self._has_newcomers, self._told_at = False, now
+        first_s = self._predict_s(self._waiting) if any(r.wants_progress for r in self._waiting) else []
+        for place, request in enumerate(self._waiting, 1):
+            is_free = len(self._runs) < self._max_streams and request in self._followers
+            if request.wants_progress and not is_free:
+                self._tell(request, place, first_s[place - 1], 0)
 
-    def _report(self, request: Request, place: int, wait_s: float, n_computed: int) -> None:
-        request.deliver(Progress(place, wait_s, n_computed, request.n_cached_tokens, request.index))
+    def _tell(self, request: Request, place: int, wait_s: float, n_computed: int) -> None:
+        """On change, and at most once per TELL_S: each event wakes a thread, and that one takes the interpreter."""
+        now, what = self._clock(), (place, round(wait_s), n_computed)
+        if request.told is None or (what != request.told[1:] and now - request.told[0] >= TELL_S):
+            request.told = (now, *what)
+            request.deliver(Progress(place, wait_s, n_computed, request.n_cached_tokens, request.index))
 
     # Both
 
@@ -548,7 +597,7 @@ class Engine:
             "request %s: prompt_tokens=%d cached_tokens=%d output_tokens=%d queue_ms=%d ttft_ms=%s total_ms=%d reason=%s",  # noqa: E501
             request.id,
             len(request.prompt_tokens),
-            request.n_cached_tokens,
+            request.n_reused_tokens,
             request.n_output_tokens,
             queue_s * 1e3,
             "-" if ttft_s is None else round(ttft_s * 1e3),

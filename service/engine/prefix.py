@@ -2,9 +2,13 @@
 
 A sequence is a list of tokens of which the first n_computed are in the model's memory. A busy one belongs to a running
 request; a retired one stays as cache until its room or its number is needed, least recently used first; a pinned one
-stays for good; a lent one is for measurements, and gives up its cells before anything else goes. A new request
-continues the sequence that shares most with it, or starts with a copy of the shared part: in a unified cache a copy
-shares the cells, so it costs nothing.
+stays until a request that is alone needs its room, and comes back with the next that computes the same; a lent one is
+for measurements, and gives up its cells before anything else goes. A new request continues the sequence that shares
+most with it, or starts with a copy of the shared part: in a unified cache a copy shares the cells, so it costs nothing.
+
+A request finds only what was computed in its own namespace, and what is pinned. Of what it finds it is told what its
+client would find alone: a sequence knows how much of it each client has asked for and when, and nothing of that counts
+any more once something that was used later had to go.
 
 Cells are counted without asking the model: whoever first computes from position p on owns what follows, and every other
 holder of it has a beginning of it, because copies always start at position 0. So the cells in use are, for each owner,
@@ -38,7 +42,8 @@ class Memory(Protocol):
 @dataclass(eq=False)
 class Sequence:
     """tokens: what is computed (the first n_computed) and what is still to be. n_begun: how many it began with. spans:
-    (owner, first position)."""
+    (owner, first position). client: whose request it belongs to, or belonged to last. claims: by client, how many of
+    its first tokens that one's requests had, and when they ended."""
 
     id: int
     tokens: list[int] = field(default_factory=list)
@@ -48,6 +53,9 @@ class Sequence:
     is_pinned: bool = False
     is_lent: bool = False
     used_at: int = 0
+    namespace: str = ""
+    client: str = ""
+    claims: dict[str, tuple[int, int]] = field(default_factory=dict)
     spans: list[tuple[int, int]] = field(default_factory=list)
 
     @property
@@ -58,13 +66,15 @@ class Sequence:
 @dataclass(frozen=True)
 class Match:
     """source: the sequence with the longest computed common prefix, n tokens of it. leader: a busy sequence that is
-    about to have a longer one, n_leader tokens, worth waiting for. n_used: longest that a busy or pinned one has."""
+    about to have a longer one, n_leader tokens, worth waiting for. n_used: longest that a busy or pinned one has.
+    n_told: how many of the n are pinned, or would be there if the client were the only one."""
 
     source: Sequence | None
     n: int
     leader: Sequence | None = None
     n_leader: int = 0
     n_used: int = 0
+    n_told: int = 0
 
 
 class PrefixCache:
@@ -87,7 +97,8 @@ class PrefixCache:
         self._shares = shares
         self._free = list(range(n_sequences - 1, -1, -1))
         self._live: dict[int, Sequence] = {}
-        self._tick = 0
+        self._kept: list[int] = []
+        self._tick = self._evicted_at = 0
         self._n_owners = 0
 
     @property
@@ -122,33 +133,37 @@ class PrefixCache:
                     reach[owner] = size
         return total
 
-    def match(self, tokens: list[int]) -> Match:
+    def match(self, tokens: list[int], namespace: str = "", client: str = "") -> Match:
         """At least the last token is left to compute, because its logits are needed."""
-        best, n_best, leader, n_leader, n_used = None, 0, None, 0, 0
+        best, n_best, leader, n_leader, n_used, n_told = None, 0, None, 0, 0, 0
         limit = len(tokens) - 1
         if not self._shares:
             return Match(None, 0)
         for sequence in self._live.values():
+            if sequence.namespace != namespace and not sequence.is_pinned:
+                continue
             n_common = count_common(sequence.tokens, tokens, limit)
             n = min(n_common, sequence.n_computed)
             n_used = max(n_used, n if sequence.is_busy or sequence.is_pinned else 0)
+            n_told = max(n_told, min(n, self._count_own(sequence, client)))
             if n > n_best or (n and n == n_best and best and best.is_busy and not sequence.is_busy):
                 best, n_best = sequence, n
             if n_common > max(n, n_leader) and sequence.is_busy:
                 leader, n_leader = sequence, n_common
         if n_leader - n_best < MIN_WAIT_TOKENS:
             leader, n_leader = None, 0
-        return Match(best, n_best, leader, n_leader, n_used)
+        return Match(best, n_best, leader, n_leader, n_used, n_told)
 
-    def open(self, tokens: list[int], match: Match) -> Sequence | None:
+    def open(self, tokens: list[int], match: Match, namespace: str = "", client: str = "") -> Sequence | None:
         """A busy sequence for these tokens that begins with what matched; None if all sequences are busy or pinned.
 
         The list stays the caller's: what is appended to it is to be computed too.
         """
         sequence = self._open(tokens, match)
         if sequence:
+            sequence.namespace, sequence.client = namespace, client
             sequence.n_begun = sequence.n_computed
-            self._retention.observe_start(tokens, match.n, match.n_used)
+            self._retention.observe_start(tokens, match.n, match.n_used, namespace)
             self._shrink()
         return sequence
 
@@ -175,13 +190,7 @@ class PrefixCache:
                 return None
             self.rewind(source, n)  # the last one left: give up what differs
             return self._occupy(source, tokens)
-        sequence = Sequence(self._free.pop())
-        self._live[sequence.id] = sequence
-        if source and n:
-            self._memory.copy(source.id, sequence.id, n)
-            sequence.spans = list(source.spans)
-        self._continue(sequence, n)
-        return self._occupy(sequence, tokens)
+        return self._begin_with(source, n, tokens)
 
     def retire(self, sequence: Sequence) -> None:
         """Its request ended: what is computed stays as cache."""
@@ -189,9 +198,12 @@ class PrefixCache:
         sequence.tokens = sequence.tokens[: sequence.n_computed]
         self._tick += 1
         sequence.used_at = self._tick
+        sequence.claims[sequence.client] = (sequence.n_computed, self._tick)
         self._retention.observe_end(sequence.n_computed - sequence.n_begun)
         if not sequence.tokens or not self._shares:
             self.drop(sequence)
+        else:
+            self._pin_beginning(sequence)
         if any(other.is_busy for other in self._live.values()):  # to a machine at rest it costs nothing
             self._shrink()
 
@@ -218,19 +230,43 @@ class PrefixCache:
         sequence.spans = []
         self._free.append(sequence.id)
 
-    def make_room(self, n_new: int) -> bool:
-        """Give up what is lent, and evict retired sequences, until n_new more tokens fit. False if they do not, even
-        so."""
+    def keep(self, tokens: list[int]) -> None:
+        """From now on a sequence of these tokens is pinned as soon as they are computed, and no other."""
+        self._kept = list(tokens)
+        for sequence in self.sequences:
+            if sequence.is_pinned and sequence.tokens != self._kept:
+                self.drop(sequence)
+
+    def pin(self, sequence: Sequence) -> None:
+        """All of it is computed, and nobody runs it."""
+        assert sequence.n_gap == 0
+        sequence.is_busy, sequence.is_pinned = False, True
+
+    def make_room(self, n_new: int, *, is_last: bool = False) -> bool:
+        """Give up what is lent, evict retired sequences, and pinned ones if nothing else is left to do (is_last), until
+        n_new more tokens fit. False if they do not, even so."""
         if sum(sequence.n_computed for sequence in self._live.values()) + n_new <= self._n_cells:
             return True  # an upper bound, and cheap
         while self.count_cells() + n_new > self._n_cells:
-            if not self._give_up():
+            if not self._give_up() and not (is_last and self._unpin()):
                 return False
         return True
+
+    def empty(self) -> bool:
+        """Forget all that nobody runs. Returns whether there was anything."""
+        has_any = False
+        while self._give_up() or self._unpin():
+            has_any = True
+        return has_any
 
     def _continue(self, sequence: Sequence, n: int) -> None:
         """From position n on the sequence computes for itself."""
         sequence.n_computed = n
+        sequence.claims = {
+            client: (min(n_claimed, n), tick)
+            for client, (n_claimed, tick) in sequence.claims.items()
+            if tick > self._evicted_at
+        }
         self._n_owners += 1
         sequence.spans = [*((owner, start) for owner, start in sequence.spans if start < n), (self._n_owners, n)]
 
@@ -240,11 +276,43 @@ class PrefixCache:
         while limit < self._n_cells and self.count_cells() - self.count_cells(is_evictable_free=True) > limit:
             self._give_up()
 
+    def _begin_with(self, source: Sequence | None, n: int, tokens: list[int]) -> Sequence:
+        """A new sequence whose first n tokens are those of source; there must be a free number."""
+        sequence = Sequence(self._free.pop())
+        self._live[sequence.id] = sequence
+        if source and n:
+            self._memory.copy(source.id, sequence.id, n)
+            sequence.spans = list(source.spans)
+        self._continue(sequence, n)
+        return self._occupy(sequence, tokens)
+
     def _occupy(self, sequence: Sequence, tokens: list[int]) -> Sequence:
         sequence.tokens = tokens
         sequence.is_busy = True
         sequence.used_at = self._tick
         return sequence
+
+    def _count_own(self, sequence: Sequence, client: str) -> int:
+        """How many tokens of a sequence this client may be told of."""
+        n_claimed, tick = sequence.claims.get(client, (0, 0))
+        is_own = sequence.is_pinned or (sequence.is_busy and sequence.client == client)
+        return max(sequence.n_computed if is_own else 0, n_claimed if tick > self._evicted_at else 0)
+
+    def _pin_beginning(self, source: Sequence) -> None:
+        """A copy costs no cells, so what is to be kept is kept as soon as somebody has computed it."""
+        n = len(self._kept)
+        if not n or source.n_computed < n or source.tokens[:n] != self._kept:
+            return
+        if any(sequence.is_pinned for sequence in self._live.values()):
+            return
+        if self._free or self._evict_oldest(keep=source):
+            self.pin(self._begin_with(source, n, list(self._kept)))
+
+    def _unpin(self) -> bool:
+        pinned = [sequence for sequence in self._live.values() if sequence.is_pinned]
+        for sequence in pinned:
+            self.drop(sequence)
+        return bool(pinned)
 
     def _give_up(self) -> bool:
         """Free some cells: lent ones, else those of the oldest retired sequence. False: there are none."""
@@ -259,6 +327,7 @@ class PrefixCache:
         if not retired:
             return False
         oldest = min(retired, key=lambda sequence: sequence.used_at)
-        self._retention.forget(oldest.tokens)
+        self._evicted_at = max(self._evicted_at, oldest.used_at)
+        self._retention.forget(oldest.tokens, oldest.namespace)
         self.drop(oldest)
         return True

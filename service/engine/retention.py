@@ -28,25 +28,26 @@ class Retention:
         self.cell_price = cell_price
         self._n_saved = FIRST_SAVED
         self._n_rows = FIRST_ROWS
-        self._forgotten: deque[list[int]] = deque(maxlen=N_FORGOTTEN)
+        self._forgotten: deque[tuple[str, list[int]]] = deque(maxlen=N_FORGOTTEN)
 
     def n_kept(self, n_cells: int) -> int:
         """Most cells that only retired sequences should hold, of n_cells in all."""
         cost = self._n_rows * self.cell_price
         return n_cells if cost <= 0 else min(n_cells, int(self._n_saved / cost))
 
-    def forget(self, tokens: list[int]) -> None:
-        """These computed tokens were given up."""
+    def forget(self, tokens: list[int], namespace: str = "") -> None:
+        """These computed tokens were given up; only a request of the same namespace could have begun with them."""
         if self.cell_price:
-            self._forgotten.append(tokens)
+            self._forgotten.append((namespace, tokens))
 
-    def observe_start(self, tokens: list[int], n_found: int, n_used: int) -> None:
+    def observe_start(self, tokens: list[int], n_found: int, n_used: int, namespace: str = "") -> None:
         """A request begins: the first n_found of its tokens are computed, and the first n_used were so in any case,
         because somebody uses them."""
         if not self.cell_price:
             return
         limit = len(tokens) - 1
-        would_have = max((count_common(each, tokens, limit) for each in self._forgotten), default=0)
+        lost = [each for own, each in self._forgotten if own == namespace]
+        would_have = max((count_common(each, tokens, limit) for each in lost), default=0)
         n_saved = max(n_found, would_have) - n_used
         self._n_saved += (max(n_saved, 0) - self._n_saved) / MEMORY
 

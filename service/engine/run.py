@@ -27,6 +27,7 @@ class Run:
     sequence: Computed | None = None
     logprobs: list[TokenLogprob] = field(default_factory=list)
     draft: list[int] = field(default_factory=list)
+    n_told: int = 0  # of the tokens that were found, when it got its sequence, those that its client is told of
     guess: Guess = field(default_factory=Guess)
     last_token_at: float = 0.0
 
@@ -63,15 +64,15 @@ class Run:
         return None if self.n_left and len(self.tokens) < model.n_context else FinishReason.LENGTH
 
     def flush(self) -> None:
-        """Deliver what was held back: the answer is complete."""
-        self._send(self.text.flush())
+        """Deliver what was held back: the answer is complete. Tokens that were cut off have their probabilities too."""
+        self._send(self.text.flush(), is_last=True)
 
     def close(self) -> None:
         if self.sampler:
             self.sampler.close()
 
-    def _send(self, text: str) -> None:
-        if text:
+    def _send(self, text: str, *, is_last: bool = False) -> None:
+        if text or (is_last and self.logprobs):
             self.request.deliver(Piece(text, tuple(self.logprobs), self.request.index))
             self.logprobs = []
 

@@ -38,10 +38,10 @@ class Owner(Protocol):
         """The model failed on it; what it computed cannot be trusted."""
 
     def put_back_youngest(self) -> None:
-        """The cache is full of running requests. Raises ModelFatal if there is only one."""
+        """The cache is full of running requests. One that is alone and has no room fails."""
 
     def report(self, run: Run) -> None:
-        """A part of its prompt was computed, and it asked to be told."""
+        """A part of its prompt was computed, and it asked to be told now and then."""
 
 
 class Batch:
@@ -72,7 +72,7 @@ class Batch:
         while self._runs:
             gaps = [run.n_gap for run in self._runs]
             rows = self.scheduler.plan(gaps, self._count_attended())
-            if self._cache.make_room(sum(rows)):
+            if self._cache.make_room(sum(rows), is_last=len(self._runs) == 1):
                 plan = [(run, self._cut(run, n)) for run, n in zip(self._runs, rows, strict=True) if n]
                 return self._guess(plan) if self._speculates else plan
             self._owner.put_back_youngest()
@@ -220,8 +220,9 @@ class Batch:
             assert run.sequence is not None
             run.draft = []
             self._cache.rewind(run.sequence, run.sequence.n_computed)
-        if isinstance(error, NoRoom) and len(self._runs) > 1:
-            self._owner.put_back_youngest()
+        if isinstance(error, NoRoom) and (len(self._runs) > 1 or self._cache.empty()):
+            if len(self._runs) > 1:
+                self._owner.put_back_youngest()
             return
         log.warning("a step of %d requests failed: %s: %s", len(plan), type(error).__name__, error)
         if len(plan) == 1:

@@ -14,6 +14,8 @@ from pathlib import Path
 from ..config import Config
 from . import library
 
+N_SAMPLES, SAMPLE_BYTES = 17, 16384
+
 # Lines of /proc/cpuinfo that differ between two looks, or between two cores
 _VOLATILE = re.compile(r"(?m)^(cpu MHz|bogomips|BogoMIPS|processor|core id|apicid|initial apicid).*$")
 
@@ -26,14 +28,33 @@ def state_path(settings: Config, name: str) -> Path | None:
     return settings.state_dir / f"{stem}-{_describe(settings)}{suffix}"
 
 
+def _stamp(path: Path) -> list[int]:
+    """The kernel sets ctime, which nobody can set back, whenever what is behind a name changes."""
+    found = os.stat(path)
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+
+
+def _sample(path: Path) -> str:
+    """A digest of parts of the file, from its first byte to its last: the kernel's clock stands still for some
+    milliseconds, and some file systems keep no ctime. All of a 4 GB model would take seconds of each start; this takes
+    0.2 ms, or a few from a disk."""
+    digest = hashlib.sha256()
+    with open(path, "rb", buffering=0) as file:
+        last = max(os.fstat(file.fileno()).st_size - SAMPLE_BYTES, 0)
+        for i in range(N_SAMPLES):
+            digest.update(os.pread(file.fileno(), SAMPLE_BYTES, last * i // (N_SAMPLES - 1)))
+    return digest.hexdigest()
+
+
 def _describe(settings: Config) -> str:
     """16 hexadecimal digits; another CPU, library set, model file, memory or setting of the model gives others."""
     cpu = library.CPUINFO.read_text().split("\n\n")[0] if library.CPUINFO.exists() else ""
+    library_set = Path(os.environ.get(library.LIB_PATH_VARIABLE, ""))
     facts = [
         _VOLATILE.sub("", cpu),
         os.sysconf("SC_PHYS_PAGES"),
-        os.environ.get(library.LIB_PATH_VARIABLE, ""),
-        os.stat(settings.model).st_size,
+        [str(library_set), [_stamp(each) for each in sorted(library_set.glob("lib*.so*"))]],
+        [*_stamp(settings.model), _sample(settings.model)],
         settings.model_name,
         [settings.threads, settings.cache_type, settings.flash_attn, settings.repack],
         [settings.context, settings.cache_tokens],

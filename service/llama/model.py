@@ -10,6 +10,7 @@ import ctypes
 import functools
 import logging
 import os
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -80,6 +81,9 @@ class LlamaModel(LlamaVocabulary):
         self._model = listen(lib, load, is_quiet)
         if not self._model:
             raise ModelFatal(f"{path}: llama.cpp cannot load this file; its own log lines say why")
+        # Workers tokenise whenever they like: the weights go when nobody refers to this any more, and never at the end
+        # of the process, which stops no worker that is inside a call
+        weakref.finalize(self, lib.llama_model_free, self._model).atexit = False
         if lib.llama_model_has_encoder(self._model) or not lib.llama_model_has_decoder(self._model):
             raise ModelFatal(f"{path}: not a text generation model (it has an encoder or no decoder)")
         super().__init__(lib, self._model)
@@ -126,23 +130,21 @@ class LlamaModel(LlamaVocabulary):
         context = self._context.handle
         return LlamaSampler(self._lib, context, self.n_vocab, self.n_context, params, seed, prompt, grammar)
 
-    def save(self, sequence: int, tokens: Sequence[int], path: Path) -> None:
-        state.save(self._lib, self._context.handle, sequence, tokens, path)
+    def save(self, sequence: int) -> memoryview:
+        return state.save(self._lib, self._context.handle, sequence)
 
-    def restore(self, sequence: int, tokens: Sequence[int], path: Path) -> bool:
-        is_restored = state.restore(self._lib, self._context.handle, sequence, tokens, path)
+    def restore(self, sequence: int, data: memoryview) -> bool:
+        is_restored = state.restore(self._lib, self._context.handle, sequence, data)
         if not is_restored:
             self.forget(sequence, 0)
         return is_restored
 
     def close(self) -> None:
-        """Free everything. Safe to call twice and on a half-made model."""
+        """Free the context: nothing can be computed any more. The vocabulary stays for whoever still reads it. Safe to
+        call twice and on a half-made model."""
         if self._context:
             self._context.close()
             self._context = None
-        if self._model:
-            self._lib.llama_model_free(self._model)
-            self._model = None
 
     def _open_context(self, has_flash_attention: bool, is_quiet: bool) -> None:
         if self._context:

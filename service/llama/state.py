@@ -1,28 +1,28 @@
-"""A sequence's computed state in a file, between two starts. Belongs to the engine thread."""
+"""A sequence's computed state as bytes, and back. Belongs to the engine thread.
+
+llama.cpp aborts the process on some bytes that it did not write itself: whoever keeps them must know that they are.
+"""
 
 from __future__ import annotations
 
 import ctypes
-import os
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-
-def save(lib: Any, context: Any, sequence: int, tokens: Sequence[int], path: Path) -> None:
-    """Write it. Raises OSError."""
-    part = path.with_suffix(".part")
-    array = (lib.llama_token * len(tokens))(*tokens)
-    if not lib.llama_state_seq_save_file(context, os.fsencode(part), sequence, array, len(tokens)):
-        raise OSError(f"{path}: llama.cpp could not write it")
-    os.replace(part, path)
+from ..errors import ModelError
 
 
-def restore(lib: Any, context: Any, sequence: int, tokens: Sequence[int], path: Path) -> bool:
-    """Read it back into an empty sequence. False if the file is of other tokens or not usable; the sequence may then
-    hold a part of it."""
-    found, n_found = (lib.llama_token * (len(tokens) + 1))(), ctypes.c_size_t()
-    n = lib.llama_state_seq_load_file(
-        context, os.fsencode(path), sequence, found, len(tokens) + 1, ctypes.byref(n_found)
-    )
-    return bool(n and list(found[: n_found.value]) == list(tokens))
+def save(lib: Any, context: Any, sequence: int) -> Any:
+    """Its state, bytes-like. Raises ModelError if llama.cpp cannot tell it."""
+    size = lib.llama_state_seq_get_size(context, sequence)
+    data = (ctypes.c_uint8 * size)()
+    n = lib.llama_state_seq_get_data(context, data, size, sequence)
+    if not n:
+        raise ModelError(f"llama_state_seq_get_data answered 0 for {size} bytes")
+    return memoryview(data).cast("B")[:n]
+
+
+def restore(lib: Any, context: Any, sequence: int, data: memoryview) -> bool:
+    """Read what `save` gave back into an empty sequence. False if llama.cpp refuses it; the sequence may then hold a
+    part."""
+    array = (ctypes.c_uint8 * len(data)).from_buffer(data)
+    return bool(lib.llama_state_seq_set_data(context, array, len(data), sequence) == len(data))

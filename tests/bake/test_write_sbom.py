@@ -86,7 +86,8 @@ def test_what_scanners_do_not_see_is_listed():
     engine = parts["llama.cpp"]
     assert engine["purl"] == "pkg:github/ggml-org/llama.cpp@0c1e57098"
     assert {"name": "llamakiln:taken_from_sha256", "value": "8" * 64} in engine["properties"]
-    changed = ("arch/x86/repack.cpp", "arch/x86/vnni_product.h", "grouped_attention.h", "ops.cpp", "repack.cpp")
+    changed = ("amx/amx.cpp", "amx/mmq.cpp", "arch/x86/repack.cpp", "arch/x86/vnni_product.h")
+    changed += ("grouped_attention.h", "ops.cpp", "repack.cpp")
     notes = ", ".join(f"ggml/src/ggml-cpu/{name}" for name in changed)
     assert engine["pedigree"]["notes"] == f"{notes}: by scripts/libllama/patch.py"
     assert parts["OpenBLAS"]["version"] == "0.3.20"

@@ -6,6 +6,7 @@ The compilers are stand-ins that take no time: a `ninja` that links three one-li
 
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -19,8 +20,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scripts.files import REPOSITORY
-from scripts.libllama import build, elf, patch
-from scripts.libllama.build import A1_FEATURES, A2_FEATURES, arm64_variants, native_variants
+from scripts.libllama import build, build_peers, elf, patch
+from scripts.libllama.build import (
+    A1_FEATURES,
+    A2_FEATURES,
+    X86_OPTIONS,
+    arm64_variants,
+    native_levels,
+    native_variants,
+)
 from service.llama.library import read_sets
 from tests.libllama.tree import write_tree
 
@@ -107,6 +115,49 @@ def test_native_set_needs_only_what_this_cpu_has_and_ggml_uses():
 )
 def test_native_sets_are_the_best_that_run_here(machine, flags, has_openblas, names):
     assert [v.name for v in native_variants(machine, flags, has_openblas)] == names
+
+
+SSE_CPU = {"ssse3", "sse4_1", "sse4_2"}
+AVX2_CPU = {*SSE_CPU, "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "gfni"}
+AVX512_CPU = AVX2_CPU | {name for names in X86_OPTIONS.values() for name in names if name.startswith("avx512")}
+AMX_CPU = AVX512_CPU | {"avx_vnni", "amx_tile", "amx_int8", "amx_bf16"}
+
+
+@pytest.mark.parametrize(
+    ("machine", "flags", "names"),
+    [
+        ("x86_64", AMX_CPU, ["native", "without-amx", "without-avx512", "without-avx"]),
+        ("x86_64", AVX512_CPU, ["native", "without-amx", "without-avx512", "without-avx"]),
+        ("x86_64", AVX2_CPU, ["native", "without-avx512", "without-avx"]),
+        ("x86_64", SSE_CPU, ["native", "without-avx"]),
+        ("aarch64", {*A2_FEATURES}, ["a2", "a1"]),
+        ("aarch64", {*A1_FEATURES}, ["a1"]),
+        ("aarch64", {"asimd"}, []),
+    ],
+)
+def test_each_level_asks_less_of_the_cpu(machine, flags, names):
+    levels = native_levels(machine, flags, has_openblas=True)
+    assert [re.sub("^(x86-64|arm64)-", "", level[0].name) for level in levels] == names
+    for level in levels:
+        assert [variant.blas for variant in level] == [False, True]
+        assert level[1].name == f"{level[0].name}-blas"
+        assert len({(*variant.features,) for variant in level}) == 1
+    for more, less in pairwise(level[0] for level in levels):
+        assert set(less.features) <= set(more.features) <= flags
+        assert less.cpu_options != more.cpu_options
+
+
+@pytest.mark.parametrize("flags", [set(), AVX2_CPU, AVX512_CPU, AMX_CPU])
+def test_below_native_the_features_are_those_compiled_for(flags):
+    """Nothing is left to -march=native, which may be what the CPU dies of."""
+    for level in native_levels("x86_64", flags, has_openblas=False)[1:]:
+        options = dict(level[0].cpu_options)
+        assert options.pop("GGML_NATIVE") == "OFF"
+        on = [name.removeprefix("GGML_") for name, value in options.items() if value == "ON"]
+        assert options.keys() == {f"GGML_{name}" for name in X86_OPTIONS}, "ggml's own defaults say nothing"
+        assert sorted(level[0].features) == sorted(feature for name in on for feature in X86_OPTIONS[name])
+        for part in re.findall("amx|avx512|avx", level[0].name):
+            assert not [feature for feature in level[0].features if feature.startswith(part)]
 
 
 def test_openblas_is_found_without_the_links_that_configuring_makes(tmp_path):
@@ -206,12 +257,19 @@ def workshop(tmp_path):
         echo "ninja $*" >>"$CALLS"
         [ -z "${BROKEN:-}" ] || { echo "[1/9] Building ggml.c"; echo "ggml.c:1: error: no such thing"; exit 1; }
         mkdir -p "$2/bin" && cd "$2/bin"
-        library() { echo "$2" | cc -shared -fPIC -x c - -x none -Wl,-soname,"$1" -Wl,--no-as-needed -o "$1" "${@:3}"; }
+        link() { cc -x c - -x none -Wl,--no-as-needed '-Wl,-rpath,$ORIGIN' "$@"; }
+        library() { echo "$2" | link -shared -fPIC -Wl,-soname,"$1" -o "$1" "${@:3}"; }
         library libggml-cpu.so.0 'int cpu;'
         library libllama.so.0 'int llama;' ./libggml-cpu.so.0
         ln -sf libllama.so.0 libllama.so
         library libleftover.so 'int left;'
-        echo 'int main(void) { return 0; }' | cc -x c - -x none -Wl,--no-as-needed ./libllama.so.0 -o llama-bench
+        end='return 0'
+        options=$(grep ^cmake "$CALLS" | tail -n 1)
+        if [ -n "${DIES:-}" ] && grep -Eq -- "$DIES" <<<"$options"; then end="return raise(${SIGNAL:-SIGILL})"; fi
+        echo "#include <signal.h>
+          int main(void) { $end; }" | link ./libllama.so.0 -o llama-bench
+        cp llama-bench llama-cli
+        cp llama-bench llama-server
         """,
     )
     path = f"{tmp_path}/bin:{os.environ['PATH']}"
@@ -293,6 +351,155 @@ def test_everything_is_compiled_for_the_first_set_only(workshop, monkeypatch, tm
     assert {each.name for each in read_sets(home)} == {"x86-64-native", "x86-64-native-blas"}
 
 
+# ---- on CPUs where a set dies
+
+
+@pytest.fixture
+def settle(workshop, monkeypatch, tmp_path):
+    """Call `settle(levels, DIES="pattern of CMake options")`: the sets that are used, and the folder of all."""
+    for name, value in workshop.items():
+        monkeypatch.setenv(name, value)
+    home = tmp_path / "home"
+    home.mkdir()
+
+    def run(levels, **variables):
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        alive = build.settle(levels, home, lambda level: build.build(level, home, tmp_path / "work", PINS, None, 1))
+        return [variant.name for variant in alive], home
+
+    return run
+
+
+LEVELS = native_levels("x86_64", AMX_CPU, has_openblas=True)
+DEATHS = {
+    "GGML_NATIVE=ON": "x86-64-without-amx",
+    "GGML_NATIVE=ON|GGML_AVX512=ON": "x86-64-without-avx512",
+    "GGML_NATIVE=ON|GGML_AVX=ON": "x86-64-without-avx",
+}
+
+
+@pytest.mark.parametrize("dies", DEATHS)
+def test_set_that_dies_gives_way_to_one_that_lives(settle, capsys, dies):
+    names, home = settle(LEVELS, DIES=dies)
+    assert names == [DEATHS[dies], f"{DEATHS[dies]}-blas"]
+    sets = {each.name: each for each in read_sets(home)}
+    assert sorted(sets) == names
+    (level,) = (level for level in LEVELS if level[0].name == names[0])
+    assert sets[names[0]].features == set(level[0].features)
+    dead = [level[0].name for level in LEVELS[: LEVELS.index(level)]]
+    assert json.loads((home / names[0] / "set.json").read_text())["instead_of"] == dict.fromkeys(dead, "SIGILL")
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("died on this CPU in one decode step: x86-64-native (SIGILL)")
+    assert said.endswith(f"; used instead: {names[0]}, {names[0]}-blas")
+
+
+def test_set_that_lives_is_used_and_nothing_is_said(settle, capsys):
+    names, home = settle(LEVELS)
+    assert names == ["x86-64-native", "x86-64-native-blas"]
+    assert "instead_of" not in json.loads((home / names[0] / "set.json").read_text())
+    assert "died" not in capsys.readouterr().err
+
+
+def test_what_died_is_not_tried_again(settle, workshop, capsys):
+    first, _ = settle(LEVELS, DIES="GGML_NATIVE=ON")
+    n_builds = len(calls(workshop, "ninja"))
+    capsys.readouterr()
+    second, _ = settle(LEVELS, DIES="nothing")
+    assert second == first
+    assert len(calls(workshop, "ninja")) == n_builds == 3, "one died without its twin, two live"
+    assert "died on this CPU in one decode step: x86-64-native (SIGILL)" in capsys.readouterr().err
+
+
+def test_only_the_twin_with_openblas_dies(settle, workshop):
+    """Old releases of OpenBLAS crash on new CPUs; that is no reason to do without AVX-512."""
+    names, home = settle(LEVELS, DIES="GGML_BLAS=ON", SIGNAL="SIGSEGV")
+    assert names == ["x86-64-native"] == [each.name for each in read_sets(home)]
+    n_builds = len(calls(workshop, "ninja"))
+    assert settle(LEVELS)[0] == names
+    assert len(calls(workshop, "ninja")) == n_builds
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_no_set_that_lives_is_an_error(settle, capsys, again):
+    for _ in range(1 + again):
+        with pytest.raises(SystemExit):
+            settle(LEVELS, DIES=".", SIGNAL="SIGABRT")
+    said = capsys.readouterr().err
+    dead = ", ".join(f"{level[0].name} (SIGABRT)" for level in sorted(LEVELS, key=lambda level: level[0].name))
+    assert f"error: every library set dies on this CPU in one decode step: {dead}\n  try: rm -r " in said
+
+
+def test_end_from_outside_is_no_verdict_on_the_cpu(settle, capsys):
+    with pytest.raises(SystemExit):
+        settle(LEVELS, DIES=".", SIGNAL="SIGKILL")
+    assert "x86-64-native could not be tried: " in capsys.readouterr().err
+    assert settle(LEVELS, DIES="nothing")[0] == ["x86-64-native", "x86-64-native-blas"]
+
+
+def test_native_run_prints_the_folder_of_what_lives(workshop):
+    """Whatever this machine is: its first level dies."""
+    machine, has_openblas = platform.machine(), bool(build.find_openblas(Path("/"), platform.machine()))
+    levels = native_levels(machine, build.read_cpu_flags(), has_openblas)
+    if len(levels) < 2:
+        pytest.skip("on this CPU there is one level only")
+    (option,) = (
+        f"{name}={value}" for name, value in levels[0][0].cpu_options.items() if "ARCH" in name or value == "ON"
+    )
+    done = run("build", "native", DIES=re.escape(option), **workshop)
+    assert done.returncode == 0, done.stderr
+    assert [each.name for each in read_sets(Path(done.stdout.strip()))] == [v.name for v in levels[1]]
+
+
+@pytest.mark.parametrize("dies", ["nothing", "GGML_NATIVE=ON"])
+def test_peers_get_the_same_care(workshop, monkeypatch, dies):
+    if platform.machine() != "x86_64":
+        pytest.skip("the options that die are x86-64's")
+    levels = native_levels("x86_64", build.read_cpu_flags(), has_openblas=False)
+    done = run("build_peers", DIES=dies, **workshop)
+    assert done.returncode == 0, done.stderr
+    folder = Path(done.stdout.strip())
+    assert folder.name == levels[dies != "nothing"][0].name
+    assert (folder / "llama-server").exists() and (folder / "libmtmd.so").is_symlink()
+    source = Path(re.search(r"-S (\S+)", calls(workshop, "cmake")[0])[1])
+    assert patch.key(patch.FIXES) in source.name
+    assert run("build_peers", DIES=dies, **workshop).stdout == done.stdout
+
+
+def test_peers_are_not_built_for_a_cpu_that_nothing_fits(monkeypatch, capsys):
+    monkeypatch.setattr(build_peers.platform, "machine", lambda: "riscv64")
+    with pytest.raises(SystemExit):
+        build_peers.peer_levels({"v"})
+    assert "no library set fits this riscv64 CPU" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("machine", "flags", "runs"),
+    [("aarch64", {*A2_FEATURES}, True), ("aarch64", {*A1_FEATURES}, False), ("x86_64", {*A2_FEATURES}, False)],
+)
+def test_image_s_set_is_tried_where_it_can_run(tmp_path, monkeypatch, machine, flags, runs):
+    """With the libraries of its release, not the host's."""
+    monkeypatch.setattr(build.platform, "machine", lambda: machine)
+    monkeypatch.setattr(build, "read_cpu_flags", lambda: flags)
+    loader = build.find_loader(arm64_variants()[-1], tmp_path)
+    assert (loader is not None) == runs
+    if runs:
+        assert loader[0] == f"{tmp_path}/lib/ld-linux-aarch64.so.1"
+        assert loader[2].startswith(f"{tmp_path}/usr/lib/aarch64-linux-gnu:")
+
+
+def test_image_s_set_that_dies_stops_the_bake(settle, workshop, monkeypatch, capsys, tmp_path):
+    """An image needs all of its sets."""
+    monkeypatch.setattr(build, "answer", lambda *command: str(vendored(tmp_path / "cache").parents[2]))
+    monkeypatch.setattr(build, "check", lambda *arguments: "nothing")
+    monkeypatch.setattr(build, "find_loader", lambda *arguments: [])
+    monkeypatch.setenv("DIES", ".")
+    with pytest.raises(SystemExit):
+        build.build(arm64_variants(), tmp_path / "home", tmp_path / "work", PINS, "jammy", 1)
+    assert "error: arm64-a1 died here in one decode step: SIGILL" in capsys.readouterr().err
+    assert not list((tmp_path / "home").iterdir())
+
+
 def test_equal_files_of_sets_are_stored_once(tmp_path):
     home, built = tmp_path / "home", tmp_path / "built"
     home.mkdir()
@@ -356,6 +563,17 @@ def test_key_changes_with_release_and_compiler(tmp_path):
             assert key.stdout.startswith(f"{suite}-")
             keys.add(key.stdout)
     assert len(keys) == 4
+
+
+def test_key_of_native_sets_changes_with_the_cpu(monkeypatch, capsys):
+    """The compiler uses more of the CPU than ggml has kernels for: such a set dies on one that lacks it."""
+    keys = set()
+    for more in (set(), {"gfni"}):
+        monkeypatch.setattr(build, "read_cpu_flags", lambda more=more: {*A1_FEATURES, "avx2"} | more)
+        monkeypatch.setattr(build.sys, "argv", ["build", "native", "--print-key"])
+        build.main()
+        keys.add(capsys.readouterr().out)
+    assert len(keys) == 2
 
 
 @pytest.mark.parametrize("arguments", [["arm64"], ["native", "--suite", "jammy"], ["riscv"], []])

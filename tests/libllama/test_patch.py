@@ -1,12 +1,16 @@
 """Our changes to llama.cpp go where they were meant for, or nowhere, and leave the tree they came from alone."""
 
+import platform
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from scripts.files import REPOSITORY
 from scripts.libllama import patch as changes
+from tests.libllama import stores
 from tests.libllama.tree import write_tree
 
 EDITS = changes.EDITS
@@ -48,6 +52,17 @@ def test_another_tree_is_refused(tree, tmp_path, edit, n):
     assert not (tmp_path / "made").exists()
 
 
+def test_peers_get_the_fixes_and_nothing_else(tree, tmp_path):
+    target = changes.apply(tree, tmp_path / "made", changes.FIXES)
+    fixed = {edit.file for edit in changes.FIXES}
+    assert fixed
+    for file in {edit.file for edit in EDITS}:
+        assert (target / file).samefile(tree / file) == (file not in fixed)
+    assert all(edit.result in (target / edit.file).read_text() for edit in changes.FIXES)
+    assert not any((target / place).exists() for place in changes.HEADERS)
+    assert changes.key(changes.FIXES) != changes.key()
+
+
 def test_failed_copy_leaves_nothing(tree, tmp_path, monkeypatch):
     def fill_up(*_arguments: object) -> None:
         raise OSError(28, "No space left on device")
@@ -61,9 +76,7 @@ def test_failed_copy_leaves_nothing(tree, tmp_path, monkeypatch):
 @pytest.mark.parametrize("place", changes.HEADERS, ids=lambda place: place.name)
 def test_key_names_the_headers_and_the_edits(tmp_path, monkeypatch, place):
     before = changes.key()
-    with monkeypatch.context() as patch:
-        patch.setattr(changes, "EDITS", EDITS[1:])
-        assert changes.key() != before
+    assert changes.key(EDITS[1:]) != before
     other = tmp_path / place.name
     other.write_text(changes.HEADERS[place].read_text() + "// more\n")
     monkeypatch.setitem(changes.HEADERS, place, other)
@@ -93,3 +106,54 @@ int main(void) {
     )
     subprocess.run(["cc", "-std=c11", "-Wall", "-Werror", "-o", tmp_path / "count", source], check=True)
     subprocess.run([tmp_path / "count"], check=True)
+
+
+# ---- AMX: what ldtilecfg reads, from the compiler's own code, because few machines can run it
+
+COMPILERS = [
+    "c++",
+    *(f"{name}-{n}" for name in ("g++", "clang++") for n in range(11, 23) if shutil.which(f"{name}-{n}")),
+]
+LEVELS = ["-march=x86-64", "-mavx2", "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni"]
+# palette 1; colsb[16] from byte 16: two tiles of 64, two of 32, four of 64; rows[16] from byte 48: 8, 8, and six of 16
+WIDTHS = b"".join(width.to_bytes(2, "little") for width in (64, 64, 32, 32, 64, 64, 64, 64))
+CONFIGURATION = b"\1" + bytes(15) + WIDTHS + bytes(16) + bytes([8, 8, 16, 16, 16, 16, 16, 16]) + bytes(8)
+needs_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="AMX is x86-64's, and so must the compiler be")
+
+
+def llama_cpp() -> Path:
+    """The pinned tree, as it comes."""
+    script = REPOSITORY / "scripts/libllama/fetch_sdist.sh"
+    done = subprocess.run([script], stdout=subprocess.PIPE, text=True, check=True)
+    return next(Path(done.stdout.strip()).glob("llama_cpp_python-*/vendor/llama.cpp"))
+
+
+def stored_configuration(source: str, folder: Path, compiler: str, flags: str) -> list[int | None]:
+    """What ggml_tile_config_init of this source, compiled, has stored where ldtilecfg reads."""
+    patterns = (r"^struct tile_config_t\{.*?^};$", r"^inline void ggml_tile_config_init\(void\).*?^}$")
+    parts = [re.search(pattern, source, re.M | re.S)[0] for pattern in patterns]
+    code = "\n".join(["#include <immintrin.h>", "#include <cstdint>", *parts, "void f() { ggml_tile_config_init(); }"])
+    library = folder / "configure.so"
+    options = [*f"-std=c++17 -O3 -DNDEBUG -fPIC -shared -nostdlib -mamx-tile -mamx-int8 {flags}".split(), "-o", library]
+    subprocess.run([compiler, "-x", "c++", "-", *options], input=code, text=True, check=True)
+    return stores.read_by("ldtilecfg", library)
+
+
+@needs_x86
+@pytest.mark.parametrize("flags", LEVELS)
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_whole_tile_configuration_is_stored(tmp_path, compiler, flags):
+    source = changes.change(llama_cpp(), changes.AMX_PRODUCT)
+    assert stored_configuration(source, tmp_path, compiler, flags) == list(CONFIGURATION)
+
+
+@needs_x86
+@pytest.mark.parametrize("flags", LEVELS)
+def test_fault_of_gcc_11_and_12_is_seen(tmp_path, flags):
+    """Else the test above could not fail."""
+    command = ["c++", "-E", "-mamx-tile", "-x", "c++", "-"]
+    headers = subprocess.run(command, input="#include <immintrin.h>", capture_output=True, text=True, check=True).stdout
+    if "__builtin_ia32_ldtilecfg" in headers or "__builtin_ia32_tile_loadconfig" in headers:
+        pytest.skip("this compiler knows how much of the configuration is read")
+    stored = stored_configuration((llama_cpp() / changes.AMX_PRODUCT).read_text(), tmp_path, "c++", flags)
+    assert stored[0] == 1 and stored[48:56] != list(CONFIGURATION[48:56])

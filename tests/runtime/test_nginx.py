@@ -232,6 +232,20 @@ def test_clients_behind_a_load_balancer_are_told_apart(down: Nginx):
     assert "127." not in "".join(re.findall("set_real_ip_from .*", CONF))
 
 
+def test_service_is_told_the_clients_address_and_nobody_elses_word(node: tuple[Nginx, Running], gate: Gate):
+    nginx, service = node
+    httpx_client = threading.Thread(
+        target=httpx.post,
+        args=(nginx.url + "/generate",),
+        kwargs={"json": {"prompt": "x"}, "headers": {"X-Real-IP": "203.0.113.9", "X-Forwarded-For": "203.0.113.9"}},
+    )
+    httpx_client.start()
+    wait_until(lambda: service.engine.n_running)
+    assert service.engine._runs[0].request.client == "127.0.0.1"
+    gate.open_for_ever()
+    httpx_client.join(30)
+
+
 def test_access_log_holds_no_query_and_no_text(node: tuple[Nginx, Running], gate: Gate):
     gate.open_for_ever()
     nginx = node[0]

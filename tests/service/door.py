@@ -125,6 +125,7 @@ class Door:
             "SCRIPT_NAME": "",
             "PATH_INFO": path,
             "QUERY_STRING": query,
+            "REMOTE_ADDR": "127.0.0.1",
             "SERVER_NAME": "test",
             "SERVER_PORT": "80",
             "SERVER_PROTOCOL": "HTTP/1.1",

@@ -10,7 +10,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from service.__main__ import main
+from service.process import leave
 from tests.fakes import FakeModel
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], os.environ, lambda settings: lambda: FakeModel(gate=lambda: os.read(0, 1))))
+    leave(main(sys.argv[1:], os.environ, lambda settings: lambda: FakeModel(gate=lambda: os.read(0, 1))))

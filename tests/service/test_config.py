@@ -57,6 +57,7 @@ def test_every_fault_is_reported_at_once(environ: dict[str, str]):
         ("LLM_MODEL_NAME", "a b", "must be 1 to 128 letters"),
         ("LLM_LIB_DIR", "/nope", "must be the path of a directory (no such directory)"),
         ("LLM_LOG_LEVEL", "loud", "must be one of debug, info, warning, error"),
+        ("LLM_SYSTEM_PROMPT", "caf\udce9", "must be text of at most 8192 characters (it is not UTF-8)"),
         ("LLM_WHATEVER_ELSE", "1", "no such setting"),
     ],
 )

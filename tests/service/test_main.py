@@ -211,6 +211,14 @@ def test_wrong_settings_are_listed_and_exit_78(tmp_path: Path):
         ]
 
 
+def test_system_prompt_that_the_model_cannot_take_is_a_wrong_setting(tmp_path: Path):
+    """The process ended with 70, and systemd started it again for ever."""
+    with start(tmp_path, LLM_SYSTEM_PROMPT="be kind " * 100) as process:
+        process.all_tokens()
+        assert process.exit_code() == EXIT_CONFIG
+        assert "settings: LLM_SYSTEM_PROMPT: uses 815 tokens; the context holds 512" in "".join(process.log)
+
+
 def test_keys_file_shuts_the_doors(tmp_path: Path):
     (tmp_path / "keys").write_text("sk-0123456789abcdef\n")
     with ready(tmp_path, LLM_API_KEYS_FILE=str(tmp_path / "keys")) as process:

@@ -13,9 +13,11 @@ import pytest
 from service.api import page
 from service.api.app import make_app
 from service.api.keys import Keys
+from service.api.status import COARSE, PRIVATE
+from service.api.watch import Watch
 from service.errors import ServiceError
 from service.metrics import Metrics
-from service.request import Done, Failed, FinishReason, Piece, Progress, SamplingParams
+from service.request import Done, Failed, FinishReason, Piece, Progress, Request, SamplingParams
 from tests.fakes import ANSWER, BOS, FakeModel, Gate
 from tests.service.door import Door, Running, ScriptedEngine, make_config, parse_events, run_service, script, wait_until
 
@@ -209,9 +211,11 @@ def test_status_is_the_numbers_of_metrics(service: Running):
     told = dict(line.rsplit(" ", 1) for line in lines if line.startswith("llm_") and "{" not in line)
     numbers = status["metrics"]
     assert numbers["llm_requests_finished_total"] == numbers["llm_requests_refused_total"] == 1
-    assert {name: float(told[name]) for name in told if "_created" not in name} == {
-        name: value for name, value in numbers.items() if name in told
+    hidden = {*PRIVATE, *COARSE}
+    assert {name: float(told[name]) for name in told if "_created" not in name and name not in hidden} == {
+        name: value for name, value in numbers.items() if name in told and name not in hidden
     }
+    assert not numbers.keys() & set(PRIVATE) and set(PRIVATE) <= told.keys()
     assert len([name for name in numbers if name in told]) > 20
 
 
@@ -377,6 +381,91 @@ def test_choice_that_fails_later_fails_the_whole_body():
     engine, door = script(Piece("a"), ended(), Piece("b", index=1), failed(1))
     reply = door.post("/v1/chat/completions", {**HELLO, "n": 2})
     assert (reply.status, reply.error["code"]) == (500, "model_failed") and engine.cancelled == [0, 1]
+
+
+def test_each_key_has_a_namespace_and_a_salt_narrows_it():
+    keys = ["sk-0123456789abcdef", "sk-fedcba9876543210"]
+    engine, _ = script(Piece("a"), ended())
+    door = Door(make_app(make_config(), engine, Metrics(), keys=Keys(keys)))
+    seen = []
+    for key in keys:
+        for more in ({}, {}, {"cache_salt": "me"}, {"cache_salt": "you"}):
+            assert door.post("/generate", {"prompt": "x", **more}, Authorization=f"Bearer {key}").status == 200
+            (request,) = engine.requests
+            seen.append((request.client, request.namespace))
+            assert key not in f"{seen[-1]}"
+    assert len({client for client, _ in seen}) == 2 and len({namespace for _, namespace in seen}) == 6
+
+
+@pytest.mark.parametrize("salt", ["", "x" * 257, 7, ["a"], {}])
+def test_salt_is_a_short_text(salt: Any):
+    reply = script()[1].post("/v1/chat/completions", {**HELLO, "cache_salt": salt})
+    assert reply.status == 400 and reply.error["param"] == "cache_salt"
+
+
+def test_without_keys_cached_tokens_are_those_of_ones_own_address(service: Running):
+    told = []
+    for address in ("203.0.113.1", "203.0.113.2", "203.0.113.1", "203.0.113.2"):
+        service.door.headers = {"X-Real-IP": address}
+        reply = service.door.post("/v1/chat/completions", HELLO).json
+        told.append(reply["usage"]["prompt_tokens_details"]["cached_tokens"])
+        assert reply["timings"]["cache_n"] == told[-1]
+        assert reply["timings"]["prompt_n"] == 11 - told[-1]
+    assert told == [0, 0, 10, 10]
+    assert service.metrics.cached_tokens._value.get() == 30
+
+
+def test_what_was_accepted_is_answered_while_the_node_drains():
+    """SIGTERM between submit and reply: 500 for an accepted request."""
+    engine, door = script(Piece("a"), ended())
+    submit = engine.submit
+
+    def submit_and_drain(requests: list[Request]) -> None:
+        submit(requests)
+        del engine.model, engine.prompter
+
+    engine.submit = submit_and_drain
+    assert door.post("/generate", {"prompt": "x"}).json["text"] == "a"
+
+
+def test_fault_of_our_own_code_is_a_json_500_and_frees_the_engine(monkeypatch: pytest.MonkeyPatch):
+    engine, door = script()
+    monkeypatch.setattr(Watch, "next_event", lambda *a: 1 / 0)
+    assert door.post("/generate", {"prompt": "x"}).error["code"] == "internal_error"
+    assert engine.cancelled == [0]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/generate", {"prompt": "x", "json_schema": {"$ref": "\ud800"}}, "json_schema.$ref"),
+        ("/generate", {"prompt": "x", "json_schema": {"enum": [["\udfff"]]}}, "json_schema.enum[0][0]"),
+        ("/generate", {"prompt": "x", "json_schema": {"a": {"\ud800": 1}}}, "json_schema.a.\ufffd"),
+        ("/generate", {"prompt": "x", "grammar": "\ud83d"}, "grammar"),
+        ("/generate", {"prompt": "x", "model": "\ud800\ud800"}, "model"),
+        ("/generate", {"prompt": "x", "user": {"metadata": ["\udc00"]}}, "user.metadata[0]"),
+        ("/generate", {"prompt": "x", "\ud800": None}, "\ufffd"),
+        ("/generate", {"prompt": "x", "\ud800": 1}, "\ufffd"),
+        ("/v1/completions", {"prompt": ["x", "\udead"]}, "prompt[1]"),
+        ("/v1/completions", {"prompt": "x", "logit_bias": {"\ud800": 1}}, "logit_bias.\ufffd"),
+        ("/v1/completions", {"prompt": "x", "stop": ["a", "\ud800"]}, "stop[1]"),
+        ("/v1/chat/completions", {"messages": [{"role": "\ud800"}]}, "messages[0].role"),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "name": "\ud800"}]}, "messages[0].name"),
+        ("/tokenize", {"content": "\ud800"}, "content"),
+        ("/detokenize", {"tokens": ["\ud800"]}, "tokens[0]"),
+    ],
+)
+def test_half_of_a_surrogate_pair_is_refused_wherever_it_is(path: str, body: dict[str, Any], param: str):
+    """`$ref: "\\ud800"` answered 500 with HTML."""
+    reply = script()[1].post(path, body)
+    assert reply.status == 400 and reply.error["param"] == param
+    assert "is half of a surrogate pair" in reply.error["message"]
+
+
+def test_whole_surrogate_pair_is_a_character():
+    engine, door = script(Piece("a"), ended())
+    assert door.post("/generate", rb'{"prompt": "\ud83d\ude00", "user": "\\ud800"}').status == 200
+    assert bytes(engine.requests[0].prompt_tokens[1:-1]).decode() == "[user]\U0001f600\n"
 
 
 def test_choice_that_fails_in_a_stream_ends_it_with_the_error():

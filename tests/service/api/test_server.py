@@ -36,15 +36,20 @@ def client() -> Iterator[openai.OpenAI]:
         yield openai.OpenAI(base_url=service.url + "/v1", api_key="none", max_retries=0)
 
 
-def post_raw(service: Running, body: dict[str, object]) -> socket.socket:
+def post_raw(service: Running, body: dict[str, object], version: str = "1.1") -> socket.socket:
     """A client that has asked and can vanish."""
     data = json.dumps(body).encode()
     client = socket.create_connection(("127.0.0.1", service.server.port), 10)
-    head = (
-        f"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
-    )
-    client.sendall(head.encode() + data)
+    head = f"POST /generate HTTP/{version}\r\nHost: x\r\nContent-Type: application/json\r\n"
+    client.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
     return client
+
+
+def read_all(client: socket.socket) -> bytes:
+    received = b""
+    while chunk := client.recv(65536):
+        received += chunk
+    return received
 
 
 def n_gone(service: Running) -> float:
@@ -61,6 +66,65 @@ def test_vanished_client_frees_the_engine(held: Running, gate: Gate, stream: boo
     gate.open(1)  # the step that was under way
     wait_until(lambda: n_gone(held) == 1)
     assert running.n_output_tokens <= 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+@pytest.mark.parametrize("n_polls", [1, 3])
+def test_client_that_has_ended_its_sending_gets_its_answer(
+    held: Running, gate: Gate, stream: bool, version: str, n_polls: int
+):
+    """It was taken for one that had gone, and got nothing."""
+    client = post_raw(held, {"prompt": "x", "stream": stream}, version)
+    client.shutdown(socket.SHUT_WR)
+    wait_until(lambda: held.engine.n_running)
+    (channel,) = held.server.active_channels.values()
+    wait_until(lambda: channel._n_probes)
+    for _ in range(n_polls - 1):  # more of the status line comes before the answer
+        n_before, channel._next_probe_at = channel._n_probes, 0.0
+        wait_until(lambda n_before=n_before: channel._n_probes > n_before)
+    assert client.recv(1, socket.MSG_PEEK) == b"H"
+    gate.open_for_ever()
+    head, _, body = read_all(client).partition(b"\r\n\r\n")
+    assert head.split(b"\r\n")[0].decode() == f"HTTP/{version} 200 OK"
+    said = "You said: x" if not stream else '"finish_reason":"stop"'
+    assert said in body.decode()
+    wait_until(lambda: not held.server.active_channels)
+
+
+def test_client_that_ends_its_sending_gets_all_that_it_asked_for(held: Running, gate: Gate):
+    """Two requests in one go, and half of a third that never comes."""
+    client = post_raw(held, {"prompt": "x"})
+    client.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /heal")
+    client.shutdown(socket.SHUT_WR)
+    gate.open_for_ever()
+    assert read_all(client).count(b"HTTP/1.1 200 OK") == 2
+    wait_until(lambda: not held.server.active_channels)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_client_that_ends_its_sending_and_then_vanishes_frees_the_engine(held: Running, gate: Gate, stream: bool):
+    client = post_raw(held, {"prompt": "x", "stream": stream})
+    client.shutdown(socket.SHUT_WR)
+    wait_until(lambda: held.engine.n_running)
+    running = held.engine._runs[0].request
+    assert client.recv(1) == b"H"
+    client.close()
+    wait_until(lambda: running.is_cancelled)
+    gate.open_for_ever()
+    wait_until(lambda: n_gone(held) == 1)
+
+
+def test_client_that_vanishes_while_its_stream_is_silent_frees_the_engine(held: Running, gate: Gate):
+    """What is written to it tells that it has gone, so after its last word it is written to sooner than in 10 s."""
+    client = post_raw(held, {"prompt": "x", "stream": True})
+    gate.open(1)
+    while b'"text":"Y"' not in client.recv(4096, socket.MSG_PEEK):
+        pass
+    client.recv(4096)
+    running = held.engine._runs[0].request
+    client.close()
+    wait_until(lambda: running.is_cancelled)
 
 
 def test_client_that_vanishes_in_the_middle_of_a_stream_frees_the_engine(held: Running, gate: Gate):
@@ -122,16 +186,62 @@ def test_body_limit_is_exact_and_its_error_is_json():
         b"NONSENSE\r\n\r\n",
         b"GET / HTTP/1.1\r\nBad Header\r\n\r\n",
         b"POST /generate HTTP/1.1\r\nContent-Length: x\r\n\r\n",
+        b"POST /generate HTTP/1.1\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n",
+        b"GET http://[ HTTP/1.1\r\n\r\n",
+        b"GET http://[x]y/ HTTP/1.1\r\n\r\n",
+        b"get / HTTP/1.1\r\n\r\n",
+        b"GET /\xff HTTP/1.1\r\nX: \x01\r\nY\r\n\r\n",
+        b"POST /generate HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n",
     ],
 )
 def test_bad_http_is_a_json_400(held: Running, data: bytes):
     with socket.create_connection(("127.0.0.1", held.server.port), 10) as client:
         client.sendall(data)
-        received = b""
-        while chunk := client.recv(4096):
-            received += chunk
+        received = read_all(client)
     assert received.startswith(b"HTTP/1.") and b" 400 " in received.split(b"\r\n")[0]
     assert json.loads(received.split(b"\r\n\r\n")[1])["error"]["code"] == "invalid_http"
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        (b"TRACE / HTTP/1.1", 405),
+        (b"FOO /healthz HTTP/1.1", 405),
+        (b"PROXY /healthz HTTP/1.1", 405),
+        (b"OPTIONS * HTTP/1.1", 404),
+        (b"CONNECT x:1 HTTP/1.1", 404),
+        (b"PRI * HTTP/2.0", 404),
+        (b"GET /%ff%fe%00 HTTP/1.1", 404),
+        (b"GET /\xc3\xa9\xff HTTP/1.1", 400),
+        (b"GET /%zz%2 HTTP/1.1", 404),
+        (b"GET /status%0a HTTP/1.1", 404),
+        (b"GET /v1/models/%ed%a0%80 HTTP/1.1", 404),
+        (b"GET //../../etc/passwd HTTP/1.1", 404),
+        (b"GET /static/..%2f..%2fconfig.py HTTP/1.1", 404),
+        (b"GET " + b"/x" * 8000 + b" HTTP/1.1", 404),
+        (b"POST / HTTP/1.1", 405),
+        (b"GET /nothing HTTP/0.9", 404),
+        (b"GET /nothing", 404),
+    ],
+)
+def test_whatever_is_asked_for_is_refused_in_json(held: Running, line: bytes, status: int):
+    """Bottle's and waitress's own answers are HTML and plain text."""
+    with socket.create_connection(("127.0.0.1", held.server.port), 10) as client:
+        client.sendall(line + b"\r\nHost: \xff:99999[\r\nConnection: close\r\n\r\n")
+        head, _, body = read_all(client).partition(b"\r\n\r\n")
+    assert int(head.split()[1]) == status and b"Content-Type: application/json" in head
+    assert json.loads(body)["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "line", [b"HEAD /nothing HTTP/1.1", b"HEAD /generate HTTP/1.1", b"HEAD / HTTP/1.1\r\nBad Line"]
+)
+def test_head_is_refused_without_a_body(held: Running, line: bytes):
+    with socket.create_connection(("127.0.0.1", held.server.port), 10) as client:
+        client.sendall(line + b"\r\nConnection: close\r\n\r\n")
+        head, _, body = read_all(client).partition(b"\r\n\r\n")
+    assert head.split()[1].startswith(b"40") and b"Content-Type: application/json" in head and body == b""
 
 
 def test_flushed_means_every_answer_was_written(held: Running, gate: Gate):

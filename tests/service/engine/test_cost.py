@@ -146,6 +146,7 @@ def test_measurement_is_kept(tmp_path: Path):
         "",
         "[]",
         "{",
+        "[" * 100_000,
         '{"1": 0.1}',
         '{"steps": {"1": "x"}, "cell_s": 0, "flash_attention": null}',
         '{"steps": {"7": 0.1}, "cell_s": 0, "flash_attention": null}',

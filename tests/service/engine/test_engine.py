@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import logging
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from service.chat.prompt import Prompter
 from service.engine.cost import GRID, MIN_STREAMS
-from service.engine.engine import REST_S, Engine, Limits, Phase
+from service.engine.engine import RENEW_S, REST_S, TELL_S, Engine, Limits, Phase
 from service.engine.step import MAX_FAULTS
 from service.errors import ClientGone, Draining, ModelError, ModelFatal, NoRoom, NotReady, QueueFull, TimedOut
 from service.metrics import Metrics
-from service.request import Done, Event, Failed, FinishReason, Piece, Progress, Request, SamplingParams
-from tests.fakes import FakeClock, FakeModel, FakeSampler, echo
+from service.request import Done, Event, Failed, FinishReason, Piece, Progress, Request, SamplingParams, Timings
+from tests.fakes import TEMPLATE, FakeClock, FakeModel, FakeSampler, echo
 from tests.service.door import make_engine, make_request, wait_until
 
 
@@ -201,16 +203,61 @@ def test_cancel_after_the_end_does_nothing():
     assert isinstance(outcome(request)[1], Done)
 
 
-@pytest.mark.parametrize("n_steps", [0, 3])
-def test_time_is_over_waiting_or_running(n_steps: int):
+@pytest.mark.parametrize("n_steps", [0, 1])
+def test_time_is_over_before_there_is_any_text(n_steps: int):
     clock = FakeClock()
     engine = load(FakeModel(), clock=clock, timeout_s=240)
-    request = submit(engine)
+    request = submit(engine, "x" * 40)
     run(engine, n_steps)
     clock.now += 240
     run(engine, 1)
     end = outcome(request)[1]
     assert isinstance(end, Failed) and isinstance(end.error, TimedOut) and "240 s" in end.error.message
+
+
+@pytest.mark.parametrize(("stop", "text"), [((), "You sa"), (("said: no",), "You sa"), (("You said: no",), "You sa")])
+def test_time_is_over_in_the_middle_of_an_answer_which_ends_with_what_there_is(stop: tuple[str, ...], text: str):
+    """A request of 196 pieces was thrown away with 504. What was held back for a stop string is a part of it."""
+    clock = FakeClock()
+    engine = load(FakeModel(), clock=clock, timeout_s=240)
+    request = submit(engine, stop=stop)
+    run(engine, 6)
+    clock.now += 240
+    run(engine, 1)
+    assert outcome(request) == (text, Done(FinishReason.LENGTH, 11, 6, timings=Timings(0, 0, 240)))
+    assert engine.n_running == 0 and engine.model.n_open_samplers == 0
+
+
+def test_time_is_over_while_an_answer_is_put_back():
+    clock = FakeClock()
+    model = FakeModel(lambda prompt: "y" * 60, n_context=100, n_cells=110)
+    engine = load(model, clock=clock, timeout_s=240)
+    requests = [submit(engine, word, max_tokens=60) for word in ("a", "b")]
+    while not engine._put_back:
+        run(engine, 1)
+    clock.now += 240
+    run(engine, 1)
+    for request in requests:
+        text, end = outcome(request)
+        assert text == "y" * end.n_output_tokens != "" and end.reason is FinishReason.LENGTH
+
+
+@pytest.mark.parametrize("n_steps", [0, 3, 14])
+def test_time_is_over_for_all_choices_of_an_answer_alike(n_steps: int):
+    """One choice may run, one be complete, and one wait: if one has text, no other throws the answer away."""
+    clock = FakeClock()
+    engine = load(FakeModel(), clock=clock, timeout_s=240, max_streams=1)
+    group = [make_request(engine, "x") for _ in range(2)]
+    engine.submit(group)
+    run(engine, n_steps)
+    clock.now += 240
+    run(engine, 1)
+    texts, ends = zip(*map(outcome, group), strict=True)
+    if n_steps == 0:
+        assert all(isinstance(end.error, TimedOut) for end in ends)
+    else:
+        assert "".join(texts) and ends[1].reason is FinishReason.LENGTH
+        assert ends[0].reason is (FinishReason.STOP if n_steps == 14 else FinishReason.LENGTH)
 
 
 def test_fault_fails_only_that_request():
@@ -566,19 +613,94 @@ def test_group_is_accepted_whole_or_not_at_all():
 
 
 def test_progress_is_told_to_who_asked():
-    model = FakeModel(lambda prompt: "y", max_batch=16)
-    engine = load(model, max_streams=1)
+    model, clock = FakeModel(lambda prompt: "y", max_batch=16), FakeClock()
+    engine = load(model, max_streams=1, clock=clock)
     submit(engine, "first")
     second = make_request(engine, "x" * 40)
     second.wants_progress = True
     engine.submit([second])
-    run(engine, 60)
+    for _ in range(60):
+        run(engine, 1)
+        clock.now += TELL_S
     got = events(second)
     progress = [event for event in got if isinstance(event, Progress)]
     assert progress[0].place == 1 and progress[0].n_computed == 0
     computed = [event.n_computed for event in progress if event.place == 0]
     assert computed == sorted(computed) and computed[0] > 0 and computed[-1] < len(second.prompt_tokens)
     assert isinstance(got[-2], Piece) and isinstance(got[-1], Done)
+
+
+def ask_with_progress(engine: Engine, prompt: str) -> Request:
+    request = make_request(engine, prompt)
+    request.wants_progress = True
+    engine.submit([request])
+    return request
+
+
+def test_progress_is_told_on_change_and_not_with_every_step():
+    """31 waiting requests were each told of every step: it woke as many threads, and a stream took 1.2-1.6x as long."""
+    clock = FakeClock()
+    engine = load(FakeModel(lambda prompt: "y" * 200), max_streams=1, max_queue=50, clock=clock)
+    streams = [submit(engine), submit(engine)]
+    run(engine, 1)
+    waiting = [ask_with_progress(engine, f"{i}") for i in range(30)]
+    looked: list[object] = []
+    predict = engine._predict_s
+    engine._predict_s = lambda *args: (looked.append(args), predict(*args))[1]
+    run(engine, 100)
+    assert [[event.place for event in events(request)] for request in waiting] == [[i] for i in range(2, 32)]
+    assert len(looked) == 30  # and nothing was computed for nobody
+    clock.now += TELL_S
+    run(engine, 10)
+    assert not any(events(request) for request in waiting)  # nothing has changed
+    engine.cancel(streams[0])
+    run(engine, 10)
+    assert not any(events(request) for request in waiting)  # too soon
+    clock.now += TELL_S
+    run(engine, 10)
+    assert [[event.place for event in events(request)] for request in waiting] == [[i] for i in range(1, 31)]
+
+
+def test_computed_prompt_is_told_at_most_once_a_second():
+    clock = FakeClock()
+    engine = load(FakeModel(max_batch=16), clock=clock)
+    request = ask_with_progress(engine, "x" * 300)
+    told = []
+    for _ in range(12):
+        run(engine, 1)
+        told += [event.n_computed for event in events(request)]
+        clock.now += TELL_S / 4
+    assert told == [16, 80, 144]
+
+
+@pytest.mark.parametrize(("max_streams", "places"), [(4, []), (1, [1])])
+def test_who_waits_only_for_anothers_prefix_is_not_told_so(max_streams: int, places: list[int]):
+    engine = load(FakeModel(), max_streams=max_streams)
+    submit(engine, "p" * 200 + "a")
+    follower = ask_with_progress(engine, "p" * 200 + "b")
+    run(engine, 2)
+    assert [event.place for event in events(follower)] == places
+
+
+@pytest.mark.parametrize(("stop", "text"), [(("STOP",), "one "), (("P two",), "one STO"), ((), "one STOP two")])
+def test_every_token_of_the_answer_has_its_probability(stop: tuple[str, ...], text: str):
+    """Those of tokens that were held back for a stop string vanished when it was complete."""
+    engine = load(FakeModel(lambda prompt: "one STOP two"))
+    request = submit(engine, stop=stop, n_logprobs=0)
+    run(engine)
+    *pieces, end = events(request)
+    assert "".join(piece.text for piece in pieces) == text
+    assert len([entry for piece in pieces for entry in piece.logprobs]) == end.n_output_tokens
+
+
+def test_bytes_that_are_no_text_have_their_probabilities():
+    engine = load(FakeModel(lambda prompt: b"a\xf0\x9f"))
+    request = submit(engine, n_logprobs=0)
+    run(engine)
+    *pieces, end = events(request)
+    assert "".join(piece.text for piece in pieces) == "a\N{REPLACEMENT CHARACTER}"
+    assert b"".join(entry.data for piece in pieces for entry in piece.logprobs) == b"a\xf0\x9f"
+    assert end.n_output_tokens == 3
 
 
 def test_logprobs_come_with_the_text_they_belong_to():
@@ -604,6 +726,88 @@ def test_system_prompt_is_computed_once_and_never_evicted(tmp_path: Path):
         assert outcome(request)[1].n_cached_tokens >= n_system
     again = load(FakeModel(), system_prompt="s" * 50, state_dir=tmp_path)
     assert again.model.n_used_cells == n_system and again.model.batches == [6]  # only the warm-up
+
+
+def raw(engine: Engine, text: str, max_tokens: int) -> Request:
+    request = Request("raw", list(text.encode()), SamplingParams(max_tokens=max_tokens))
+    engine.submit([request])
+    return request
+
+
+def chat(engine: Engine, text: str) -> Request:
+    messages = [{"role": "system", "content": "s" * 50}, {"role": "user", "content": text}]
+    request = Request("chat", engine.prompter.encode_chat(messages), SamplingParams(max_tokens=5))
+    engine.submit([request])
+    return request
+
+
+def test_request_that_fills_the_context_takes_the_room_of_the_system_prompt_which_comes_back():
+    """A pinned system prompt and a cache of one context: one long request ended the process, and never got its end."""
+    model = FakeModel(n_context=120, n_cells=120)
+    engine = load(model, system_prompt="s" * 50)
+    n_system = model.n_used_cells
+    request = raw(engine, "x" * 60, 60)
+    run(engine, 80)
+    text, end = outcome(request)
+    assert len(text) == 60 and end.reason is FinishReason.LENGTH
+    cached = []
+    for word in ("a", "b"):
+        run(engine, 40)
+        request = chat(engine, word)
+        run(engine, 40)
+        cached.append(outcome(request)[1].n_cached_tokens)
+    assert cached == [0, n_system]
+    (pinned,) = (sequence for sequence in engine._cache.sequences if sequence.is_pinned)
+    assert pinned.n_computed == n_system
+
+
+def test_request_that_the_model_has_no_room_for_fails_alone():
+    """Only a model that counts otherwise than we do; it ended the process, and the request never got its end."""
+    model = FakeModel()
+    engine = load(model)
+    engine._cache._n_cells = 10
+    alone = submit(engine)
+    run(engine)
+    assert isinstance(outcome(alone)[1], Failed)
+    engine._cache._n_cells = 4096
+    after = submit(engine)
+    run(engine)
+    assert outcome(after)[0] == "You said: hi"
+
+
+def test_full_cache_of_the_models_own_is_emptied_for_who_is_alone():
+    model = FakeModel()
+    engine = load(model, system_prompt="s" * 50)
+    first = submit(engine, "first")
+    run(engine)
+    request = submit(engine, "second")
+    model.fault = NoRoom("full")
+    run(engine)
+    assert [outcome(each)[0] for each in (first, request)] == ["You said: first", "You said: second"]
+
+
+def test_system_prompt_that_changes_with_the_date_gives_its_cells_back():
+    """The cells of yesterday's prompt, which no chat begins with any more, stayed taken for ever."""
+    today = [datetime(1999, 1, 1)]
+    template = "{{ strftime_now('%Y') }}" + TEMPLATE
+    model, clock = FakeModel(chat_template=template), FakeClock()
+    engine = load(model, clock=clock, system_prompt="s" * 50)
+    engine._prompter = Prompter(model, now=lambda: today[0])
+    clock.now += RENEW_S
+    run(engine, 1)
+    assert model.n_used_cells == 0  # what was pinned at the start has the date of this machine
+    run_chats = []
+    for year in (1998, 2001):
+        today[0] = datetime(year, 1, 1)
+        clock.now += RENEW_S
+        run(engine, 1)
+        for word in ("a", "b"):
+            request = chat(engine, word)
+            run(engine, 30)
+            run_chats.append(outcome(request)[1].n_cached_tokens)
+    n_head = len(f"2001<s>[system]{'s' * 50}\n[user]") + 1
+    assert run_chats == [0, n_head, 1, n_head]
+    assert sum(sequence.is_pinned for sequence in engine._cache.sequences) == 1
 
 
 class TimedModel(FakeModel):
@@ -763,7 +967,8 @@ def test_guesses_do_not_change_the_answer():
 
 ACTIONS = st.lists(
     st.one_of(
-        st.tuples(st.just("submit"), st.tuples(st.text("ab", min_size=1, max_size=30), st.integers(1, 20))),
+        st.tuples(st.just("submit"), st.tuples(st.text("ab", min_size=1, max_size=45), st.integers(1, 60))),
+        st.tuples(st.just("chat"), st.tuples(st.text("ab", min_size=1, max_size=5), st.integers(1, 60))),
         st.tuples(st.just("step"), st.integers(1, 12)),
         st.tuples(st.just("cancel"), st.integers(0, 9)),
         st.tuples(st.just("fault"), st.sampled_from([ModelError, ZeroDivisionError, NoRoom])),
@@ -780,6 +985,7 @@ ACTIONS = st.lists(
     max_queue=st.integers(0, 3),
     max_streams=st.integers(1, 4),
     n_cells=st.integers(60, 200),
+    system_prompt=st.sampled_from(["", "s" * 10, "s" * 35]),
     shares=st.booleans(),
     speculates=st.booleans(),
     leaves_part=st.booleans(),
@@ -790,18 +996,21 @@ def test_every_accepted_request_has_exactly_one_end(
     max_queue: int,
     max_streams: int,
     n_cells: int,
+    system_prompt: str,
     shares: bool,
     speculates: bool,
     leaves_part: bool,
     measures: bool,
 ):
     """Whatever happens in whatever order: pieces, then one Done or Failed; what is done says what the fake model says
-    alone; cells are counted right, and nothing stays open in the model."""
+    alone; cells are counted right, and nothing stays open in the model. A pinned system prompt and a cache of one
+    context: one long request ended the process, and never got its end."""
     clock = FakeClock()
     model = FakeModel(n_context=60, n_cells=n_cells, n_sequences=max_streams * 2, shares=shares)
     model.leaves_part = leaves_part
     limits = {"max_queue": max_queue, "max_streams": max_streams, "speculates": speculates, "timeout_s": 240}
-    engine = load(model, clock=clock, measures=measures, **limits)
+    engine = load(model, clock=clock, system_prompt=system_prompt, measures=measures, **limits)
+    has_faults = False
     for rows in (1, 2, 4, 8):
         engine._cost.measured(rows, 0.01)
     accepted: list[Request] = []
@@ -811,6 +1020,13 @@ def test_every_accepted_request_has_exactly_one_end(
                 prompt, n = value
                 with contextlib.suppress(QueueFull, Draining):
                     accepted.append(submit(engine, prompt, max_tokens=n))
+            elif action == "chat":
+                prompt, n = value
+                messages = [{"role": "system", "content": system_prompt}, {"role": "user", "content": prompt}]
+                with contextlib.suppress(QueueFull, Draining):
+                    request = Request("chat", engine.prompter.encode_chat(messages), SamplingParams(max_tokens=n))
+                    engine.submit([request])
+                    accepted.append(request)
             elif action == "step":
                 for _ in range(value):
                     engine.step(idle_s=0)
@@ -820,12 +1036,13 @@ def test_every_accepted_request_has_exactly_one_end(
                 engine.cancel(accepted[value % len(accepted)])
             elif action == "fault":
                 model.fault = value("fault")
+                has_faults = True
             elif action == "wait":
                 clock.now += value
             elif action == "drain":
                 engine.drain()
     except ModelFatal:
-        pass
+        assert has_faults
     engine.close()
     for request in accepted:
         got = events(request)
@@ -835,5 +1052,9 @@ def test_every_accepted_request_has_exactly_one_end(
         alone = echo(prompt)
         assert alone.startswith(text)
         if isinstance(got[-1], Done):
-            assert text == alone[: request.params.max_tokens]
+            n_most = min(request.params.max_tokens, model.n_context - len(request.prompt_tokens))
+            is_late = clock.now - request.submitted_at >= 240
+            assert text == alone[:n_most] or (is_late and text and got[-1].reason is FinishReason.LENGTH)
+        elif not has_faults:
+            assert got[-1].error.code in ("client_gone", "timeout", "draining")
     assert model.n_open_samplers == 0 and model.is_closed
