@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 GRID = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 CELL_ROWS = 32  # rows of the steps that the price of attention is found with
-FIRST_ROWS = 4  # of the first step for a prompt on a machine that nothing is known of
+FIRST_ROWS = 2  # of the first step for a prompt on a machine that nothing is known of
 GROWTH = 2  # a step has at most so many times the rows of the largest that was seen, and costs no more than as many
 PATIENCE = 5  # a step may take so many times the goal while no stream waits: a newcomer or a farewell waits for its end
 HEADROOM = 0.9  # of the goal is planned with: steps of one size differ by some per cent
@@ -70,7 +70,7 @@ class StepCost:
         self._seen = {rows: deque(moments, N_SEEN) for rows, moments in known.points.items()}
         self._cell_s = known.cell_s
         self._factor = 1.0
-        self._ratios: deque[float] = deque(maxlen=N_FACTOR)
+        self._ratios = deque([1.0] * N_FACTOR, N_FACTOR)
         self._n_measurable = max_rows
         self._table: tuple[tuple[int, ...], tuple[float, ...]] = (), ()  # sizes and prices, always both new
         self._price_all()
@@ -147,14 +147,14 @@ class StepCost:
         self._n_measurable = rows - 1
 
     def base_s(self, rows: int) -> float | None:
-        """Time of a step over an empty cache on the machine at rest: of the next size that has a price, and beyond the
-        largest on the line through the last two. None: nothing known."""
+        """Time of a step over an empty cache on the machine at rest: of the next size that has a price; below the
+        smallest in proportion, beyond the largest on the line through the last two. None: nothing known."""
         sizes, prices = self._table
         if not sizes:
             return None
         place = bisect_left(sizes, rows)
         if place < len(sizes):
-            return prices[place]
+            return prices[place] * (min(rows / sizes[0], 1.0) if not place else 1.0)
         size, seconds = sizes[-1], prices[-1]
         per_row = seconds / size
         slope = (seconds - prices[-2]) / (size - sizes[-2]) if len(sizes) > 1 else per_row

@@ -528,7 +528,9 @@ class Engine:
             elif run.sequence:
                 self._cache.drop(run.sequence)
             if isinstance(event, Done):
-                self._admission.observe_end(self._clock() - (run.request.started_at or 0.0), run.request.n_output_tokens)
+                self._admission.observe_end(
+                    self._clock() - (run.request.started_at or 0.0), run.request.n_output_tokens
+                )
             self._end(run.request, event)
             self._changed.notify_all()
 

@@ -48,6 +48,8 @@ def first_tokens_s(
             break
         key = len(streams), MANY if prompts else 0
         mix = mixes[key] = mixes.get(key) or scheduler.mix(*key, n_cells)
+        if prompts:
+            mix = scheduler.cut(mix, len(streams), math.ceil(sum(load.n_gap for load in prompts)), n_cells)
         turn_s, n_tokens, n_rows = _pace(mix, has_streams=bool(streams), has_prompts=bool(prompts))
         shares = share_out([math.ceil(load.n_gap) for load in prompts], max(math.ceil(n_rows), 1))
         paces = [n_rows * share / max(sum(shares), 1) for share in shares]
@@ -75,5 +77,5 @@ def _pace(mix: Mix, *, has_streams: bool, has_prompts: bool) -> tuple[float, flo
         return mix.alone_s, 0, mix.n_alone
     if mix.owed_s <= 0:
         return mix.step_s, 1, mix.n_beside
-    n_steps = mix.alone_s / mix.owed_s
+    n_steps = mix.paid_s / mix.owed_s
     return n_steps * mix.step_s + mix.alone_s, n_steps, n_steps * mix.n_beside + mix.n_alone

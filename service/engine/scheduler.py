@@ -6,7 +6,7 @@ to what the prices say is best within the goal, so a long prompt never stalls a 
 goal, prompts get steps of their own, so that SHARE of the time is theirs, and streams never starve a prompt.
 
 Knows gaps as integers, and prices. Knows nothing of text, HTTP, threads, clocks or llama.cpp. `plan` belongs to the
-engine thread; `mix` and `share_out` may be called from any.
+engine thread; the rest may be called from any.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ OLDEST_SHARE = 4  # the oldest prompt is sure of a quarter of the room, the rest
 @dataclass(frozen=True)
 class Mix:
     """The next step while prompts wait: n_beside prompt rows beside the streams take step_s; n_alone in a step of their
-    own take alone_s. owed_s: what such a step leaves prompts short of SHARE."""
+    own take alone_s. owed_s: what the former leaves prompts short of SHARE; paid_s: what the latter gives beyond."""
 
     n_beside: int
     step_s: float
@@ -33,6 +33,10 @@ class Mix:
     @property
     def owed_s(self) -> float:
         return SHARE * self.step_s - self.n_beside * self.alone_s / self.n_alone
+
+    @property
+    def paid_s(self) -> float:
+        return (1 - SHARE) * self.alone_s
 
 
 class Scheduler:
@@ -53,8 +57,8 @@ class Scheduler:
             self._owed_s = 0.0
             return list(gaps)
         mix = self.mix(n_streams, n_wanted, n_cells)
-        is_theirs = not n_streams or (self._owed_s >= mix.alone_s and mix.owed_s > 0)
-        self._owed_s = max(self._owed_s + (-mix.alone_s if is_theirs else mix.owed_s), 0.0)
+        is_theirs = not n_streams or (self._owed_s >= mix.paid_s and mix.owed_s > 0)
+        self._owed_s = max(self._owed_s + (-mix.paid_s if is_theirs else mix.owed_s), 0.0)
         prompts = share_out([gap if gap > 1 else 0 for gap in gaps], mix.n_alone if is_theirs else mix.n_beside)
         return [int(gap == 1 and not (is_theirs and n_streams)) or n for gap, n in zip(gaps, prompts, strict=True)]
 
@@ -63,6 +67,13 @@ class Scheduler:
         limit_s = self._cost.limit_s(n_streams, n_cells)
         n_beside = self._choose(n_streams, n_wanted, n_cells, limit_s) if n_streams else 0
         n_alone = max(self._choose(0, n_wanted, n_cells, limit_s), 1)
+        return Mix(n_beside, self._price(n_streams + n_beside, n_cells), n_alone, self._price(n_alone, n_cells))
+
+    def cut(self, mix: Mix, n_streams: int, n_wanted: int, n_cells: int = 0) -> Mix:
+        """The same mix where prompts want no more than n_wanted rows."""
+        if n_wanted >= max(mix.n_beside, mix.n_alone):
+            return mix
+        n_beside, n_alone = min(mix.n_beside, n_wanted), min(mix.n_alone, n_wanted)
         return Mix(n_beside, self._price(n_streams + n_beside, n_cells), n_alone, self._price(n_alone, n_cells))
 
     def _choose(self, n_streams: int, n_wanted: int, n_cells: int, limit_s: float) -> int:

@@ -62,11 +62,11 @@ def test_numbers_do_not_tell_how_much_of_a_prompt_was_known():
     metrics.watch("llm_kv_cache_tokens", "", lambda: cells[0])
     metrics.watch("llm_kv_cache_usage_ratio", "", lambda: cells[0] / 32768)
     given = Status(metrics, image=NOWHERE)
-    before = given.body("ready", {})["metrics"]
+    before = given.body("ready", {}, {})["metrics"]
     cells[0] += 20
     metrics.cached_tokens.inc(20)
     metrics.rows.observe(20)
-    assert given.body("ready", {})["metrics"] == before
+    assert given.body("ready", {}, {})["metrics"] == before
     assert before["llm_kv_cache_tokens"] == 1024 and before["llm_kv_cache_usage_ratio"] == 0.03
 
 

@@ -188,6 +188,11 @@ class Simulation:
             elif next_at < seconds:
                 self.now = max(self.now, next_at)
 
+    def start_anew(self) -> None:
+        """Time begins again, and what was learnt stays."""
+        self.now = 0.0
+        self.done, self.steps, self.n_refused = [], [], 0
+
     def goodput(self, seconds: float, max_ttft_s: float = 10.0, max_tpot_s: float = 0.5) -> float:
         """Tokens per second of the answers within the service level (tests/bench/workloads.py)."""
         good = 0

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from service.engine.calibration import CELLS, MIN_CELLS, N_MEASUREMENTS, SLOW_S, Calibration
+from service.engine.calibration import (
+    CELLS,
+    MIN_CELLS,
+    MOMENT_S,
+    N_MEASUREMENTS,
+    N_MOMENTS,
+    SLOW_S,
+    Calibration,
+)
 from service.engine.cost import CELL_ROWS, GRID, Measured, StepCost
 from service.engine.prefix import Match, PrefixCache
 from service.protocol import Chunk
@@ -150,3 +158,28 @@ def test_slow_machine_is_not_kept_busy_for_the_price_of_attention():
 def test_without_a_number_to_spare_it_waits():
     setting = Setting(n_sequences=1)
     assert not setting.calibration.can_go_on()
+
+
+def test_new_machine_is_measured_at_several_moments():
+    """Symptom: what was measured in a neighbour's busy minute stayed for ever."""
+    setting = Setting()
+    setting.model.noise_s = [0.3] * 100
+    setting.finish()
+    assert setting.cost.table[1] > 0.1 and setting.calibration.has_all and not setting.calibration.is_done
+    assert setting.cache.n_free_sequences == setting.model.n_sequences  # nothing is held from one to the next
+    setting.model.noise_s = []
+    for _ in range(N_MOMENTS - 1):
+        assert not setting.calibration.can_go_on()
+        setting.clock.now += MOMENT_S
+        assert setting.finish()
+    assert setting.calibration.is_done and len(setting.cost.points[1]) == N_MOMENTS
+    assert setting.cost.table == {rows: pytest.approx(rows * ROW_S) for rows in GRID if rows <= 64}
+
+
+def test_known_machine_is_looked_at_once_more_after_each_start():
+    known = Measured({rows: [3 * rows * ROW_S] for rows in GRID if rows <= 64}, 5 * CELL_S)
+    setting = Setting(known)
+    assert setting.calibration.can_go_on() and setting.finish() > len(known.points)
+    assert setting.calibration.is_done and setting.cost.cell_s == pytest.approx(3 * CELL_S, rel=0.01)
+    assert setting.cost.points == {rows: (3 * rows * ROW_S, pytest.approx(rows * ROW_S)) for rows in known.points}
+    assert setting.cost.table == {rows: pytest.approx(rows * ROW_S) for rows in known.points}

@@ -649,7 +649,7 @@ def test_progress_is_told_on_change_and_not_with_every_step():
     engine._predict_s = lambda *args: (looked.append(args), predict(*args))[1]
     run(engine, 100)
     assert [[event.place for event in events(request)] for request in waiting] == [[i] for i in range(2, 32)]
-    assert len(looked) == 30  # and nothing was computed for nobody
+    assert len(looked) == 1  # for all of them, and never again
     clock.now += TELL_S
     run(engine, 10)
     assert not any(events(request) for request in waiting)  # nothing has changed
