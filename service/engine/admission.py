@@ -44,7 +44,7 @@ class Admission:
         self._new_share += ((n_prompt - n_cached) / n_prompt - self._new_share) / MEMORY
 
     def expect(self, n_prompt: int, max_tokens: int) -> Load:
-        """What a request that waits will be: as much of its prompt is new as of others', its answer as long as theirs."""
+        """What a request that waits will be: its prompt as new and its answer as long as those of others."""
         return Load(max(n_prompt * self._new_share, 2), max(self._expect_output(max_tokens), 1))
 
     def expect_rest(self, n_gap: int, n_said: int, max_tokens: int) -> Load:

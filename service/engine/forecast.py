@@ -22,7 +22,7 @@ MAX_EVENTS = 256  # who is not reached by then waits longer than whoever was
 
 @dataclass
 class Load:
-    """n_gap: tokens to compute until the next is sampled. n_left: tokens that will be sampled, as far as can be told."""
+    """n_gap: tokens to compute until the next is sampled. n_left: tokens that will be sampled, as far as is known."""
 
     n_gap: float
     n_left: float

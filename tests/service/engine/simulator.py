@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from service.engine.admission import Admission
 from service.engine.cost import GRID, Measured, StepCost
-from service.engine.forecast import Load, first_tokens_s
+from service.engine.forecast import first_tokens_s
 from service.engine.scheduler import Scheduler
 from service.errors import QueueFull
 

@@ -56,8 +56,8 @@ def test_plan_keeps_its_promises(name: str, gaps: list[int], max_rows: int):
 @settings(deadline=None, max_examples=40)
 @given(st.sampled_from(sorted(TABLES)), st.integers(1, 24), st.floats(0.02, 1.0), st.integers(30, 300))
 def test_neither_prompts_nor_streams_starve(name: str, n_streams: int, goal_s: float, n_prompt: int):
-    """Streams that never end leave prompts SHARE of the time, but for one step; prompts that never end leave streams the
-    rest, wherever the goal is."""
+    """Streams that never end leave prompts SHARE of the time, but for one step; prompts that never end leave streams
+    the rest, wherever the goal is."""
     table = dict(TABLES[name])
     scheduler = make(table, goal_s)
     cost = StepCost(goal_s, 256, Measured({rows: [seconds] for rows, seconds in table.items()}, 0.0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 
 import pytest
 from hypothesis import Phase, given, settings
@@ -19,7 +20,7 @@ DISTINCT = [(110, 32)] * 24  # prompt and answer
 def tables(draw: st.DrawFn) -> dict[int, float]:
     """Seconds by rows: no size takes less than a smaller one, nor more than two of half its rows."""
     table = {1: draw(st.floats(0.005, 0.5))}
-    for before, rows in zip(GRID, GRID[1:], strict=False):
+    for before, rows in pairwise(GRID):
         most = table[before] * rows / before
         table[rows] = draw(st.floats(table[before], most))
     return table
