@@ -5,7 +5,8 @@ because nothing makes a step too fast. Each finished price is in the table at on
 later: what was timed stays. Neighbours can make a whole minute slow, so each size is measured at several moments, and
 once more after each later start. It computes in a sequence that the cache lends, in cells that nobody holds, and gives
 them up before anything else goes, so measuring costs no request and no kept prefix anything. While too few cells are
-free it waits; the price of attention is then found with fewer cells. (One sequence number of many is all it holds meanwhile.)
+free it waits; the price of attention is then found with fewer cells. (One sequence number of many is all it holds
+meanwhile.)
 
 Knows the model's decode, the cache and the price table. Knows nothing of requests or files. Belongs to the engine
 thread.

@@ -181,7 +181,8 @@ class StepCost:
 
     def limit_s(self, n_streams: int, n_cells: int = 0) -> float:
         """How long a step may be planned to take while so many streams wait: the goal, or what their own rows take; on
-        a machine whose one row takes more than half of the goal, this row's time more. PATIENCE goals while none waits."""
+        a machine whose one row takes more than half of the goal, this row's time more. PATIENCE goals while none
+        waits."""
         if not n_streams:
             return self.goal_s * HEADROOM * PATIENCE
         row_s = self.seconds(1, n_cells) or 0.0
