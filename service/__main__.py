@@ -18,6 +18,7 @@ from . import config
 from .api import keys
 from .config import Config
 from .engine import cost
+from .engine.admission import reserve
 from .engine.cost import Measured
 from .errors import EXIT_CONFIG, EXIT_SOFTWARE, ConfigError
 from .llama import library, machine
@@ -96,7 +97,7 @@ def run(settings: Config, load_model: Load, api_keys: keys.Keys) -> int:
             make_app(settings, engine, metrics, keys=api_keys, status=status),
             host=settings.host,
             port=settings.port,
-            max_streams=(settings.max_streams or cost.MAX_STREAMS) + settings.max_queue,
+            max_accepted=(settings.max_streams or cost.MAX_STREAMS) + settings.max_queue + reserve(settings.max_queue),
             max_body_bytes=settings.max_body_bytes,
         )
     except OSError as error:

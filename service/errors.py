@@ -6,7 +6,9 @@
     │   ├── NotFound               404
     │   ├── MethodNotAllowed       405
     │   ├── BodyTooLarge           413
-    │   └── UnsupportedMedia       415
+    │   ├── UnsupportedMedia       415
+    │   ├── Misdirected            421 a Host that is not this machine
+    │   └── TooManyGuesses         429 rate_limit_error, with Retry-After
     ├── Unavailable                503 server_error            with Retry-After: the same request may work later
     │   ├── QueueFull              503 too many wait, or too long (not 429: the node is busy, whoever asks)
     │   ├── NotReady               503 the model is still loading
@@ -55,6 +57,10 @@ class Unauthorized(BadRequest):
     code = "invalid_api_key"
 
 
+class WrongKey(Unauthorized):
+    """A key was brought, and it is none of ours."""
+
+
 class NotFound(BadRequest):
     status = 404
     code = "not_found"
@@ -68,6 +74,17 @@ class MethodNotAllowed(BadRequest):
 class BodyTooLarge(BadRequest):
     status = 413
     code = "body_too_large"
+
+
+class Misdirected(BadRequest):
+    status = 421
+    code = "host_not_allowed"
+
+
+class TooManyGuesses(BadRequest):
+    status = 429
+    type = "rate_limit_error"
+    code = "too_many_wrong_keys"
 
 
 class UnsupportedMedia(BadRequest):

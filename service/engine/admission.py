@@ -1,5 +1,8 @@
 """May a request come in, and how long would it wait for its first token?
 
+One client may fill the queue, and then a client of whom nothing waits is still taken, up to half as many again: nobody
+is sent away because another one asks a lot.
+
 What is predicted is what the scheduler will do (`forecast`), with what recent requests teach: how much of a prompt is
 computed already, and how long answers are. Who would wait longer for others than the limit is refused at once; what a
 prompt takes by itself is no waiting.
@@ -64,14 +67,18 @@ class Admission:
         max_streams: int,
         n_tokens: int,
         predict_s: Callable[[], tuple[float, float]],
+        is_first: bool = False,
     ) -> None:
         """Raises QueueFull, with an honest time to come back, if n_new requests more are too many, and BadRequest if
         they would be at any time.
 
         n_tokens: prompt tokens that would wait, the new ones' included. predict_s: the seconds until the new ones'
-        first token, and what these would be alone; asked only if nothing else refuses them. A request that comes alone
-        is always taken: waiting would not make it shorter.
+        first token, and what these would be alone; asked only if nothing else refuses them. is_first:
+        nothing of this client waits. A request that comes alone is always taken: waiting would not make it shorter.
         """
+        max_queue, max_queue_tokens = self._max_queue, self._max_queue_tokens
+        if is_first:
+            max_queue, max_queue_tokens = max_queue + reserve(max_queue), max_queue_tokens + reserve(max_queue_tokens)
         if n_new > self._max_queue + max_streams:
             raise BadRequest(
                 f"{n_new} answers at once: this node runs {max_streams} and LLM_MAX_QUEUE={self._max_queue} may wait, "
@@ -79,12 +86,12 @@ class Admission:
                 param="n",
             )
         turn_s = self._mean_run_s * max(n_waiting, 1) / max_streams
-        if n_waiting + n_new > self._max_queue + max(max_streams - n_running, 0):
+        if n_waiting + n_new > max_queue + max(max_streams - n_running, 0):
             raise QueueFull(
                 f"the node is busy: {n_waiting} requests wait and LLM_MAX_QUEUE={self._max_queue} may; ask again later",
                 retry_after_s=_round(turn_s / 2),
             )
-        if n_waiting and n_tokens > self._max_queue_tokens:
+        if n_waiting and n_tokens > max_queue_tokens:
             raise QueueFull(
                 f"the node is busy: {n_tokens} prompt tokens would wait and "
                 f"LLM_MAX_QUEUE_TOKENS={self._max_queue_tokens} may; ask again later",
@@ -99,6 +106,11 @@ class Admission:
                 f"prompt, and LLM_MAX_WAIT_S={self._max_wait_s:g} is the limit for the rest; ask again later",
                 retry_after_s=_round(first_s - alone_s - self._max_wait_s),
             )
+
+
+def reserve(n: int) -> int:
+    """Of a queue of n: what is kept for clients of whom nothing waits."""
+    return n // 2
 
 
 def _round(seconds: float) -> int:

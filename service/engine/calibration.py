@@ -21,7 +21,7 @@ from ..errors import ModelFatal
 from ..protocol import Chunk, Model
 from .cost import CELL_ROWS, StepCost
 from .lookup import MAX_ROWS
-from .prefix import PrefixCache, Sequence
+from .prefix import CacheSequence, PrefixCache
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ class Calibration:
         """Cells that there can be at best: all that are not pinned."""
         return self._cache.n_cells - self._cache.count_cells(is_evictable_free=True)
 
-    def _measure_rows(self, sequence: Sequence) -> bool:
+    def _measure_rows(self, sequence: CacheSequence) -> bool:
         rows = self._next
         if rows > self._n_most:
             self._cost.leave_out(rows)
@@ -124,7 +124,7 @@ class Calibration:
         self._rows, self._again = 0, self._again[1:]
         return True
 
-    def _measure_cells(self, sequence: Sequence) -> bool:
+    def _measure_cells(self, sequence: CacheSequence) -> bool:
         """Fill some cells, then compute rows that attend to them. What this model or this cache has no room for, or
         what would take long, counts as costing nothing."""
         if self._rows != CELLS:
@@ -146,7 +146,7 @@ class Calibration:
         self._rows, self._again = 0, []
         return True
 
-    def _choose_cells(self, sequence: Sequence) -> int:
+    def _choose_cells(self, sequence: CacheSequence) -> int:
         """How many to fill; 0 if there can never be MIN_CELLS."""
         n_ever = min(CELLS, min(self._model.n_context, self._n_most) - LAST_ROWS)
         if n_ever < MIN_CELLS or self._model.max_batch < CELL_ROWS:
@@ -154,7 +154,7 @@ class Calibration:
         n_now = self._cache.n_free_cells + sequence.n_computed - LAST_ROWS
         return max(min(n_ever, n_now) // CELL_ROWS * CELL_ROWS, MIN_CELLS)
 
-    def _time(self, sequence: Sequence, rows: int, n_logits: int = 1) -> float:
+    def _time(self, sequence: CacheSequence, rows: int, n_logits: int = 1) -> float:
         started = self._clock()
         self._model.decode([Chunk(sequence.id, sequence.n_computed, [0] * rows, n_logits)])
         sequence.n_computed += rows

@@ -165,6 +165,10 @@ class StepCost:
         base_s = self.base_s(rows)
         return None if base_s is None else self._factor * (base_s + (self._cell_s or 0.0) * n_attended)
 
+    def dearest_s(self) -> float:
+        """Time now of the dearest step that was measured or seen; 0 if none was."""
+        return self._factor * max(self._table[1], default=0.0)
+
     def budget(self, n_streams: int, limit_s: float, n_cells: int = 0) -> int:
         """Rows that the next step should have, n_streams of them for streams: the fewest that come within
         ROW_WORTH of the most rows per second within the limit, because a larger step only keeps others waiting.

@@ -1,10 +1,10 @@
-"""The engine: the one thread that owns the model. Takes requests, lets them begin, steps, and ends each exactly once.
+"""The engine: the one thread that owns the model. Lets requests begin, steps, and ends each exactly once.
 
 A running request has tokens, and its sequence knows how many of them are computed. Each step hands out rows so that
 this number catches up; whoever has caught up gets a new token. There is no prefill phase and no decode phase.
 
-What happens in a step is in `step`, what can be reused in `prefix`, what a step costs in `cost`, who may come in in
-`admission`. Knows nothing of HTTP, JSON or llama.cpp.
+Who waits and runs is in `request_queue`, who may come in in `admission`, what happens in a step in `step`, what can be
+reused in `prefix`, what a step costs in `cost`. Knows nothing of HTTP, JSON or llama.cpp.
 
 Any thread may call submit, cancel, drain, stop and read the properties. load, step and close belong to the engine
 thread (or to a test, which then needs no thread and no sleep).
@@ -12,46 +12,43 @@ thread (or to a test, which then needs no thread and no sleep).
 
 from __future__ import annotations
 
-import enum
-import functools
 import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..chat.prompt import Prompter
-from ..errors import ClientGone, ConfigError, Draining, NotReady, ServiceError, TimedOut
+from ..errors import ClientGone, ConfigError, ServiceError, TimedOut
 from ..metrics import Metrics
 from ..protocol import Chunk, Model
-from ..request import Done, Failed, FinishReason, Progress, Request, SamplingParams, State, Timings
+from ..request import Done, Failed, FinishReason, Request, SamplingParams, State, Timings
 from . import cost, system_prompt
 from .admission import Admission
 from .calibration import Calibration
 from .cost import StepCost
-from .forecast import first_tokens_s
+from .fairness import find_yielding
 from .prefix import PrefixCache
+from .pulse import Pulse
+from .request_queue import Phase, RequestQueue
 from .retention import Retention
 from .run import Lead, Run
+from .scheduler import Scheduler
 from .step import Batch
+from .teller import Teller
 
 log = logging.getLogger(__name__)
 
 IDLE_S = 1.0  # how long the thread sleeps without work between two heartbeats
 UNKNOWN_CELL_PRICE = 2e-4  # 2 us of attention to one cell / 10 ms per row: TinyLlama's shape, November 2026
-TELL_S = 1.0  # between two words to a request on how far it is
 RENEW_S = 60.0  # how often the system prompt is rendered anew
 REST_S = 1.0  # how long nobody may have wanted anything before the machine is measured
 
 
-class Phase(enum.Enum):
-    LOADING = "loading"
-    READY = "ready"
-    DRAINING = "draining"
-    STOPPED = "stopped"
+STUCK = "stuck"
 
 
 @dataclass(frozen=True)
@@ -103,22 +100,26 @@ class Engine:
         self._calibration: Calibration | None = None  # while something is left to measure
         self._cost = StepCost(limits.step_s, 1)
         self._admission = Admission(limits.max_queue, limits.max_queue_tokens, limits.max_wait_s)
-        self._max_streams = limits.max_streams or self._cost.choose_streams()
-        self._phase = Phase.LOADING
-        self._waiting: list[Request] = []
-        self._put_back: list[Run] = []
-        self._runs: list[Run] = []  # oldest first
+        self._queue = queue = RequestQueue(
+            self._admission,
+            metrics,
+            clock,
+            max_streams=limits.max_streams or self._cost.choose_streams(),
+            scheduler=lambda: self._batch.scheduler if self._batch else Scheduler(self._cost, 1),
+        )
+        self._teller = Teller(queue, clock)
         self._followers: dict[Request, Lead] = {}  # who waits for whose prefix
         self._busy_at = self._renewed_at = 0.0
-        self._has_newcomers = False
-        self._told_at = 0.0
-        self._changed = threading.Condition()  # guards phase, waiting, put_back and runs
+        self._pulse = Pulse(clock, lambda: self._cost.dearest_s())
         self._thread = threading.Thread(target=self._live, name="engine", daemon=True)
 
         metrics.watch("llm_requests_waiting", "Requests that wait", lambda: float(self.n_waiting))
         metrics.watch("llm_requests_running", "Requests that run", lambda: float(self.n_running))
-        metrics.watch("llm_ready", "1 when a request would be taken", lambda: float(self.is_ready))
-        metrics.watch("llm_max_streams", "Most requests that run at once", lambda: float(self._max_streams))
+        metrics.watch("llm_ready", "1 when a request would be taken and computed", lambda: float(self.is_ready))
+        metrics.watch(
+            "llm_engine_stuck", "1 when the engine's thread does not beat", lambda: float(self.state == STUCK)
+        )
+        metrics.watch("llm_max_streams", "Most requests that run at once", lambda: float(self.max_streams))
         metrics.watch("llm_kv_cache_tokens", "Tokens in the KV cache", lambda: float(self._n_cells_used()))
         metrics.watch(
             "llm_kv_cache_usage_ratio",
@@ -131,23 +132,28 @@ class Engine:
 
     @property
     def phase(self) -> Phase:
-        return self._phase
+        return self._queue.phase
+
+    @property
+    def state(self) -> str:
+        """The phase, or `stuck`: ready, but its thread has not beaten for longer than any step takes."""
+        return STUCK if self.phase is Phase.READY and not self._pulse.is_felt else self.phase.value
 
     @property
     def is_ready(self) -> bool:
-        return self._phase is Phase.READY
+        return self.state == Phase.READY.value
 
     @property
     def n_waiting(self) -> int:
-        return len(self._waiting) + len(self._put_back)
+        return self._queue.n_waiting
 
     @property
     def n_running(self) -> int:
-        return len(self._runs)
+        return len(self._queue.runs)
 
     @property
     def max_streams(self) -> int:
-        return self._max_streams
+        return self._queue.max_streams
 
     @property
     def prices(self) -> dict[str, Any]:
@@ -165,13 +171,13 @@ class Engine:
     @property
     def model(self) -> Model:
         """The loaded model, for reading its vocabulary. Raises NotReady before it is loaded."""
-        self._require_open()
+        self._queue.require_open()
         assert self._model is not None
         return self._model
 
     @property
     def prompter(self) -> Prompter:
-        self._require_open()
+        self._queue.require_open()
         assert self._prompter is not None
         return self._prompter
 
@@ -180,91 +186,40 @@ class Engine:
 
     def submit(self, requests: Sequence[Request]) -> None:
         """Accept all or none: from here on each ends in exactly one terminal event. Raises Unavailable instead."""
-        with self._changed:
-            self._require_open()
-            waiting = [*self._waiting, *requests]
-            n_requests = (len(requests), self.n_waiting, self.n_running)
-            n_tokens = sum(len(request.prompt_tokens) for request in waiting)
-            predict_s = functools.partial(self._predict_last_s, waiting, len(requests))
-            self._admission.check(*n_requests, self._max_streams, n_tokens, predict_s)
-            for request in requests:
-                request.submitted_at = self._clock()
-                request.state = State.QUEUED
-                request.siblings = requests
-                self._waiting.append(request)
-            self._has_newcomers = True
-            self._changed.notify_all()
+        self._queue.submit(requests)
 
     def cancel(self, request: Request) -> None:
         """Nobody waits for it any more. Ends a waiting request at once and a running one after its current step."""
-        with self._changed:
-            request.is_cancelled = True
-            if request in self._waiting:
-                self._waiting.remove(request)
-                self._end(request, Failed(ClientGone("the client went away"), request.index))
-                self._changed.notify_all()
+        self._queue.cancel(request)
 
     def drain(self) -> None:
         """Take nothing new; what was accepted goes on."""
-        with self._changed:
-            if self._phase is not Phase.STOPPED:
-                self._phase = Phase.DRAINING
-            self._changed.notify_all()
+        self._queue.enter(Phase.DRAINING)
 
     def wait_idle(self, timeout_s: float) -> bool:
         """Wait until nothing waits or runs. Returns False if the time was too short."""
-        with self._changed:
-            return self._changed.wait_for(lambda: not (self._waiting or self._put_back or self._runs), timeout_s)
+        return self._queue.wait_idle(timeout_s)
 
     def stop(self, timeout_s: float) -> bool:
         """End the thread after its current step; what still waits or runs fails, even if that step never ends.
 
         Returns whether the thread ended in time.
         """
-        with self._changed:
-            self._phase = Phase.STOPPED
-            self._changed.notify_all()
+        self._queue.enter(Phase.STOPPED)
         if self._thread.is_alive():
             self._thread.join(timeout_s)
-        self._end_all()
+        self._queue.end_all()
         return not self._thread.is_alive()
 
     def _n_cells_used(self) -> int:
         return self._batch.n_cells_used if self._batch else 0
-
-    def _require_open(self) -> None:
-        if self._phase is Phase.LOADING:
-            raise NotReady("the model is still loading; ask again in a moment", retry_after_s=5)
-        if self._phase is not Phase.READY:
-            raise Draining("this node is shutting down; ask again", retry_after_s=5)
-
-    def _predict_s(self, waiting: Iterable[Request]) -> list[float]:
-        """Expected seconds until each of them has its first token; they begin in this order."""
-        assert self._batch is not None
-        running = [
-            self._admission.expect_rest(run.n_gap, run.request.n_output_tokens, run.request.params.max_tokens)
-            for run in list(self._runs)
-            if run.sequence
-        ]
-        back = [self._admission.expect_rest(len(run.tokens), 0, run.n_left) for run in list(self._put_back)]
-        new = [self._admission.expect(len(r.prompt_tokens), r.params.max_tokens) for r in waiting]
-        found = first_tokens_s(self._batch.scheduler, running, [*back, *new], self._max_streams)
-        return found[len(back) :]
-
-    def _predict_last_s(self, waiting: Sequence[Request], n_new: int) -> tuple[float, float]:
-        """Expected seconds until the last n_new of them have their first tokens, and what that would be without
-        anybody else."""
-        assert self._batch is not None
-        own = [self._admission.expect(len(r.prompt_tokens), r.params.max_tokens) for r in waiting[-n_new:]]
-        alone = first_tokens_s(self._batch.scheduler, [], own, self._max_streams)
-        return max(self._predict_s(waiting)[-n_new:]), max(alone)
 
     # Engine thread: life
 
     def _live(self) -> None:
         try:
             self.load()
-            while self._phase is not Phase.STOPPED:
+            while self._queue.phase is not Phase.STOPPED:
                 self.step()
         except BaseException as error:  # whatever it is, nobody may wait for ever
             log.critical("the engine cannot go on: %s: %s", type(error).__name__, error)
@@ -283,18 +238,17 @@ class Engine:
         self._cache = PrefixCache(
             model, model.n_sequences, model.n_cells, retention=self._retention, shares=model.shares
         )
-        parts = (model, self._cache, self._cost, self._metrics, self._clock, self._runs)
+        parts = (model, self._cache, self._cost, self._metrics, self._clock, self._queue.runs)
         self._batch = Batch(*parts, self, speculates=self._limits.speculates)
-        self._max_streams = self._choose_streams()
+        self._queue.max_streams = self._choose_streams()
         loaded = self._clock()
         self._warm_up(model)
         self._pin_system_prompt()
         if self._limits.measures:
             self._calibration = Calibration(model, self._cache, self._cost, self._clock)
         self._busy_at = self._renewed_at = self._clock()
-        with self._changed:
-            if self._phase is Phase.LOADING:
-                self._phase = Phase.READY
+        self._pulse.beat()
+        self._queue.enter(Phase.READY)
         log.info(
             "ready after %.2f s (load %.2f s, first token %.2f s): %s, context %d, cache %d tokens, %d streams",
             self._clock() - started,
@@ -303,20 +257,18 @@ class Engine:
             model.description,
             model.n_context,
             model.n_cells,
-            self._max_streams,
+            self._queue.max_streams,
         )
         self._on_ready()
 
     def close(self) -> None:
         """Fail everything that is left and free the model."""
-        with self._changed:
-            self._phase = Phase.STOPPED
-            self._end_all()
-            for run in (*self._runs, *self._put_back):
+        with self._queue.changed:
+            self._queue.enter(Phase.STOPPED)
+            self._queue.end_all()
+            for run in (*self._queue.runs, *self._queue.put_back):
                 run.close()
-            self._runs.clear()
-            self._put_back.clear()
-            self._changed.notify_all()
+                self._queue.leave(run)
         if self._model:
             self._model.close()
 
@@ -338,7 +290,7 @@ class Engine:
         assert self._model is not None and self._cache is not None and self._prompter is not None
         tokens = system_prompt.encode(self._prompter, self._limits.system_prompt)
         path = self._state_path(system_prompt.state_name(self._model.has_flash_attention))
-        is_wanted = lambda: self._phase in (Phase.LOADING, Phase.READY)  # noqa: E731
+        is_wanted = lambda: self._queue.phase in (Phase.LOADING, Phase.READY)  # noqa: E731
         system_prompt.pin(self._model, self._cache, tokens, path, is_wanted)
 
     def _renew_system_prompt(self, now: float) -> None:
@@ -377,34 +329,35 @@ class Engine:
             self._metrics.step_s.observe(self._busy_at - started)
         elif self._wants_measuring:
             self._measure()
+        self._pulse.beat()
         self._on_beat(self._clock())
 
     def _intake(self, idle_s: float) -> None:
         """Sweep out what nobody waits for any more; let in what can begin."""
-        with self._changed:
-            is_idle = not (self._waiting or self._put_back or self._runs) and self._phase is not Phase.STOPPED
+        with self._queue.changed:
+            is_idle = self._queue.is_empty and self.phase is not Phase.STOPPED
             if is_idle and not self._wants_measuring:
-                self._changed.wait(idle_s)
+                self._queue.changed.wait(idle_s)
             now = self._clock()
-            for run in (*self._runs, *self._put_back):
+            for run in (*self._queue.runs, *self._queue.put_back):
                 if run.request.is_cancelled:
                     self._free(run, Failed(ClientGone("the client went away"), run.request.index))
             self._end_late(now)
             self._begin_all(now)
-            self._tell_waiting(now)
+            self._teller.tell_waiting(self._followers)
 
     def _end_late(self, now: float) -> None:
         """At its deadline an answer is what there is of it. Only one that has no text in any of its choices fails."""
-        waiting = [request for request in self._waiting if self._is_late(request, now)]
-        runs = [run for run in (*self._runs, *self._put_back) if self._is_late(run.request, now)]
+        waiting = [request for request in self._queue.waiting if self._is_late(request, now)]
+        runs = [run for run in (*self._queue.runs, *self._queue.put_back) if self._is_late(run.request, now)]
         for run in runs:
             run.flush()
         for request in waiting:
-            self._waiting.remove(request)
+            self._queue.waiting.remove(request)
             if request.has_answer:
-                self._end(request, Done(FinishReason.LENGTH, len(request.prompt_tokens), 0, index=request.index))
+                self._queue.end(request, Done(FinishReason.LENGTH, len(request.prompt_tokens), 0, index=request.index))
             else:
-                self._end(request, Failed(self._timed_out(), request.index))
+                self._queue.end(request, Failed(self._timed_out(), request.index))
         for run in runs:
             if run.request.has_answer:
                 self.complete(run, FinishReason.LENGTH)
@@ -416,18 +369,37 @@ class Engine:
 
     @property
     def _wants_measuring(self) -> bool:
-        is_resting = self.is_ready and not self.n_waiting and self._clock() - self._busy_at >= REST_S
+        is_resting = self.phase is Phase.READY and not self.n_waiting and self._clock() - self._busy_at >= REST_S
         return is_resting and self._calibration is not None and self._calibration.can_go_on()
 
     def _begin_all(self, now: float) -> None:
-        for run in list(self._put_back):
-            if not self._place(run):
-                return
-            self._put_back.remove(run)
+        """In the order of fairness; of one client first what was put back. Who has no room blocks those behind, or many
+        short ones would keep a long one out for ever."""
+        queue = self._queue
         self._followers = {r: held for r, held in self._followers.items() if r.state is State.QUEUED}
-        for request in list(self._waiting):
-            if len(self._runs) >= self._max_streams or not self._begin(request, now):
+        put_back = {run.request: run for run in queue.put_back}
+        ordered = queue.fairness.order([*put_back, *queue.waiting], [run.request for run in queue.runs])
+        queue.waiting[:] = [request for request in ordered if request not in put_back]
+        for request in ordered:
+            if len(queue.runs) >= queue.max_streams and not self._make_way(request):
                 return
+            if not (self._resume(put_back[request]) if request in put_back else self._begin(request, now)):
+                return
+
+    def _make_way(self, request: Request) -> bool:
+        """All places are taken, and nothing of this client runs: the youngest of who has most of them is put back."""
+        lead, runs = self._followers.get(request), self._queue.runs
+        yielding = find_yielding([run.request for run in runs], request.client)
+        if yielding is None or (lead and lead.is_coming):
+            return False
+        self._set_aside(next(run for run in runs if run.request is yielding))
+        return True
+
+    def _resume(self, run: Run) -> bool:
+        if not self._place(run):
+            return False
+        self._queue.put_back.remove(run)
+        return True
 
     def _begin(self, request: Request, now: float) -> bool:
         """Start a waiting request. False: there is no room, so none behind it can start either."""
@@ -438,7 +410,7 @@ class Engine:
         run = Run.of(request)
         if not self._place(run):
             return request in self._followers
-        self._waiting.remove(request)
+        self._queue.waiting.remove(request)
         request.state = State.RUNNING
         request.started_at = run.last_token_at = now
         assert run.sequence is not None
@@ -464,17 +436,17 @@ class Engine:
             self._followers[request] = Lead(match.leader, match.leader.tokens, match.n_leader)
             return False
         self._followers.pop(request, None)
-        n_claimed = sum(other.n_gap for other in self._runs) + len(self._runs)
+        n_claimed = sum(other.n_gap for other in self._queue.runs) + len(self._queue.runs)
         n_used = self._cache.count_cells(is_evictable_free=True)
         is_counted = match.source and (match.source.is_busy or match.source.is_pinned)
         n_new = len(run.tokens) + 1 - (match.n if is_counted else 0)
-        if self._runs and n_used + n_claimed + n_new > self._cache.n_cells:
+        if self._queue.runs and n_used + n_claimed + n_new > self._cache.n_cells:
             return False
         run.sequence = self._cache.open(run.tokens, match, request.namespace, request.client)
         if run.sequence is None:
             return False
         run.n_told = match.n_told
-        self._runs.append(run)
+        self._queue.runs.append(run)
         return True
 
     # Engine thread: what the step asks of its owner
@@ -491,48 +463,41 @@ class Engine:
         self._free(run, Failed(_model_failed(), run.request.index), is_kept=False)
 
     def report(self, run: Run) -> None:
-        """What others had computed is not told, so it is as if the request had begun with its own alone."""
-        assert run.sequence is not None
-        request = run.request
-        n_computed = run.sequence.n_computed - (request.n_reused_tokens - request.n_cached_tokens)
-        n_computed = max(n_computed, request.n_cached_tokens)
-        wait_s = (len(request.prompt_tokens) - n_computed) * (self._cost.row_s() or 0.0)
-        self._tell(request, 0, wait_s, n_computed)
+        self._teller.tell_running(run, self._cost.row_s() or 0.0)
 
     def put_back_youngest(self) -> None:
         """The cache is full of running requests: the one that began last starts again when there is room."""
-        assert self._cache is not None
-        if len(self._runs) == 1:
-            log.error("request %s: alone, and has no room in the cache", self._runs[0].request.id)
-            self.fail(self._runs[0])
+        if len(self._queue.runs) == 1:
+            log.error("request %s: alone, and has no room in the cache", self._queue.runs[0].request.id)
+            self.fail(self._queue.runs[0])
             return
-        with self._changed:
-            run = self._runs.pop()
-            assert run.sequence is not None
+        self._set_aside(self._queue.runs[-1])
+
+    def _set_aside(self, run: Run) -> None:
+        """What it computed stays as cache, as long as there is room, and it goes on when its turn comes."""
+        assert self._cache is not None and run.sequence is not None
+        with self._queue.changed:
+            self._queue.runs.remove(run)
             self._cache.retire(run.sequence)
             run.sequence, run.draft = None, []
-            self._put_back.insert(0, run)
+            self._queue.put_back.insert(0, run)
             self._metrics.preemptions.inc()
 
     def _free(self, run: Run, event: Done | Failed, *, is_kept: bool = True) -> None:
         """Give back all that a run holds, keep what it computed as cache, then tell its end."""
         assert self._cache is not None
-        with self._changed:
+        with self._queue.changed:
             run.close()
-            if run in self._runs:
-                self._runs.remove(run)
-            if run in self._put_back:
-                self._put_back.remove(run)
+            self._queue.leave(run)
             if run.sequence and is_kept:
                 self._cache.retire(run.sequence)
             elif run.sequence:
                 self._cache.drop(run.sequence)
             if isinstance(event, Done):
-                self._admission.observe_end(
-                    self._clock() - (run.request.started_at or 0.0), run.request.n_output_tokens
-                )
-            self._end(run.request, event)
-            self._changed.notify_all()
+                run_s = self._clock() - (run.request.started_at or 0.0)
+                self._admission.observe_end(run_s, run.request.n_output_tokens)
+            self._queue.end(run.request, event)
+            self._queue.changed.notify_all()
 
     def _measure(self) -> None:
         """Nobody waits: one step of learning about this machine. What is found is kept at once."""
@@ -542,70 +507,16 @@ class Engine:
         found = cost.Measured(self._cost.points, self._cost.cell_s, self._model.has_flash_attention)
         cost.save(self._state_path(cost.STATE_NAME), found)
         if self._calibration.has_all:
-            self._max_streams = self._choose_streams()
+            self._queue.max_streams = self._choose_streams()
             self._retention.cell_price = self._cell_price()
             kind = "flash" if self._model.has_flash_attention else "plain"
-            log.info("steps measured: %s; %s attention, %d streams", self._cost, kind, self._max_streams)
+            log.info("steps measured: %s; %s attention, %d streams", self._cost, kind, self._queue.max_streams)
         if self._calibration.is_done:
             self._calibration.close()
             self._calibration = None
 
-    # Engine thread: telling
-
-    def _tell_waiting(self, now: float) -> None:
-        """Looks at the queue once per TELL_S, and when somebody has come: not in every step. Who could begin but for
-        another's prefix is told nothing: that there is such another is not its business."""
-        if not self._has_newcomers and now - self._told_at < TELL_S:
-            return
-        self._has_newcomers, self._told_at = False, now
-        first_s = self._predict_s(self._waiting) if any(r.wants_progress for r in self._waiting) else []
-        for place, request in enumerate(self._waiting, 1):
-            is_free = len(self._runs) < self._max_streams and request in self._followers
-            if request.wants_progress and not is_free:
-                self._tell(request, place, first_s[place - 1], 0)
-
-    def _tell(self, request: Request, place: int, wait_s: float, n_computed: int) -> None:
-        """On change, and at most once per TELL_S: each event wakes a thread, and that one takes the interpreter."""
-        now, what = self._clock(), (place, round(wait_s), n_computed)
-        if request.told is None or (what != request.told[1:] and now - request.told[0] >= TELL_S):
-            request.told = (now, *what)
-            request.deliver(Progress(place, wait_s, n_computed, request.n_cached_tokens, request.index))
-
-    # Both
-
-    def _end_all(self) -> None:
-        with self._changed:
-            left = [*self._waiting, *(run.request for run in (*self._runs, *self._put_back))]
-            self._waiting.clear()
-            for request in left:
-                stopped = Draining("this node stopped before the answer was complete", retry_after_s=5)
-                self._end(request, Failed(stopped, request.index))
-
     def _timed_out(self) -> TimedOut:
         return TimedOut(f"no complete answer within {self._limits.timeout_s:g} s (LLM_REQUEST_TIMEOUT_S)")
-
-    def _end(self, request: Request, event: Done | Failed) -> None:
-        """The one place where requests end: one terminal event, one log line, never any text."""
-        if not request.finish(event):
-            return
-        reason = event.reason.value if isinstance(event, Done) else str(event.error.code)
-        now = self._clock()
-        queue_s = (request.started_at or now) - request.submitted_at
-        ttft_s = None if request.first_token_at is None else request.first_token_at - request.submitted_at
-        self._metrics.finished.labels(reason).inc()
-        self._metrics.queue_s.observe(queue_s)
-        self._metrics.total_s.observe(now - request.submitted_at)
-        log.info(
-            "request %s: prompt_tokens=%d cached_tokens=%d output_tokens=%d queue_ms=%d ttft_ms=%s total_ms=%d reason=%s",  # noqa: E501
-            request.id,
-            len(request.prompt_tokens),
-            request.n_reused_tokens,
-            request.n_output_tokens,
-            queue_s * 1e3,
-            "-" if ttft_s is None else round(ttft_s * 1e3),
-            (now - request.submitted_at) * 1e3,
-            reason,
-        )
 
 
 def _model_failed() -> ServiceError:

@@ -61,7 +61,7 @@ def first_tokens_s(
             load.n_left -= n_tokens * n_turns
         for load, pace in zip(prompts, paces, strict=True):
             load.n_gap -= pace * n_turns
-            if load.n_gap < 0.5:
+            if load.n_gap <= 1:  # the last row of a prompt counts as computed, or it would pass for a stream
                 load.n_gap, load.n_left = 1, load.n_left - 1
                 found[id(load)] = now
         begun = [load for load in begun if load.n_gap > 1 or load.n_left >= 0.5]

@@ -40,7 +40,7 @@ class Memory(Protocol):
 
 
 @dataclass(eq=False)
-class Sequence:
+class CacheSequence:
     """tokens: what is computed (the first n_computed) and what is still to be. n_begun: how many it began with. spans:
     (owner, first position). client: whose request it belongs to, or belonged to last. claims: by client, how many of
     its first tokens that one's requests had, and when they ended."""
@@ -69,9 +69,9 @@ class Match:
     about to have a longer one, n_leader tokens, worth waiting for. n_used: longest that a busy or pinned one has.
     n_told: how many of the n are pinned, or would be there if the client were the only one."""
 
-    source: Sequence | None
+    source: CacheSequence | None
     n: int
-    leader: Sequence | None = None
+    leader: CacheSequence | None = None
     n_leader: int = 0
     n_used: int = 0
     n_told: int = 0
@@ -96,7 +96,7 @@ class PrefixCache:
         self._retention = retention or Retention()
         self._shares = shares
         self._free = list(range(n_sequences - 1, -1, -1))
-        self._live: dict[int, Sequence] = {}
+        self._live: dict[int, CacheSequence] = {}
         self._kept: list[int] = []
         self._tick = self._evicted_at = 0
         self._n_owners = 0
@@ -115,7 +115,7 @@ class PrefixCache:
         return self._n_cells - self.count_cells()
 
     @property
-    def sequences(self) -> list[Sequence]:
+    def sequences(self) -> list[CacheSequence]:
         return list(self._live.values())
 
     def count_cells(self, *, is_evictable_free: bool = False) -> int:
@@ -154,7 +154,7 @@ class PrefixCache:
             leader, n_leader = None, 0
         return Match(best, n_best, leader, n_leader, n_used, n_told)
 
-    def open(self, tokens: list[int], match: Match, namespace: str = "", client: str = "") -> Sequence | None:
+    def open(self, tokens: list[int], match: Match, namespace: str = "", client: str = "") -> CacheSequence | None:
         """A busy sequence for these tokens that begins with what matched; None if all sequences are busy or pinned.
 
         The list stays the caller's: what is appended to it is to be computed too.
@@ -167,17 +167,17 @@ class PrefixCache:
             self._shrink()
         return sequence
 
-    def lend(self) -> Sequence | None:
+    def lend(self) -> CacheSequence | None:
         """A sequence of nobody's, to measure with: what is computed in it is the first to go when room is needed, so
         its n_computed may have become 0. `drop` gives it back. None as long as no number is to spare."""
         if len(self._free) < 2:  # the last one is for a request
             return None
-        sequence = Sequence(self._free.pop(), is_lent=True)
+        sequence = CacheSequence(self._free.pop(), is_lent=True)
         self._live[sequence.id] = sequence
         self._continue(sequence, 0)
         return sequence
 
-    def _open(self, tokens: list[int], match: Match) -> Sequence | None:
+    def _open(self, tokens: list[int], match: Match) -> CacheSequence | None:
         source, n = match.source, match.n
         self._tick += 1
         if source:
@@ -192,7 +192,7 @@ class PrefixCache:
             return self._occupy(source, tokens)
         return self._begin_with(source, n, tokens)
 
-    def retire(self, sequence: Sequence) -> None:
+    def retire(self, sequence: CacheSequence) -> None:
         """Its request ended: what is computed stays as cache."""
         sequence.is_busy = False
         sequence.tokens = sequence.tokens[: sequence.n_computed]
@@ -207,7 +207,7 @@ class PrefixCache:
         if any(other.is_busy for other in self._live.values()):  # to a machine at rest it costs nothing
             self._shrink()
 
-    def rewind(self, sequence: Sequence, n: int) -> int:
+    def rewind(self, sequence: CacheSequence, n: int) -> int:
         """Back to a sequence's first n computed tokens: the only way back there is. What the model holds beyond
         n_computed, of a failed step or of wrong guesses, goes too. The tokens stay, to be computed again.
 
@@ -222,7 +222,7 @@ class PrefixCache:
             self._continue(sequence, n_kept)
         return n - n_kept
 
-    def drop(self, sequence: Sequence) -> None:
+    def drop(self, sequence: CacheSequence) -> None:
         """Forget all of it."""
         self._memory.forget(sequence.id, 0)
         del self._live[sequence.id]
@@ -237,7 +237,7 @@ class PrefixCache:
             if sequence.is_pinned and sequence.tokens != self._kept:
                 self.drop(sequence)
 
-    def pin(self, sequence: Sequence) -> None:
+    def pin(self, sequence: CacheSequence) -> None:
         """All of it is computed, and nobody runs it."""
         assert sequence.n_gap == 0
         sequence.is_busy, sequence.is_pinned = False, True
@@ -259,7 +259,7 @@ class PrefixCache:
             has_any = True
         return has_any
 
-    def _continue(self, sequence: Sequence, n: int) -> None:
+    def _continue(self, sequence: CacheSequence, n: int) -> None:
         """From position n on the sequence computes for itself."""
         sequence.n_computed = n
         sequence.claims = {
@@ -276,9 +276,9 @@ class PrefixCache:
         while limit < self._n_cells and self.count_cells() - self.count_cells(is_evictable_free=True) > limit:
             self._give_up()
 
-    def _begin_with(self, source: Sequence | None, n: int, tokens: list[int]) -> Sequence:
+    def _begin_with(self, source: CacheSequence | None, n: int, tokens: list[int]) -> CacheSequence:
         """A new sequence whose first n tokens are those of source; there must be a free number."""
-        sequence = Sequence(self._free.pop())
+        sequence = CacheSequence(self._free.pop())
         self._live[sequence.id] = sequence
         if source and n:
             self._memory.copy(source.id, sequence.id, n)
@@ -286,19 +286,19 @@ class PrefixCache:
         self._continue(sequence, n)
         return self._occupy(sequence, tokens)
 
-    def _occupy(self, sequence: Sequence, tokens: list[int]) -> Sequence:
+    def _occupy(self, sequence: CacheSequence, tokens: list[int]) -> CacheSequence:
         sequence.tokens = tokens
         sequence.is_busy = True
         sequence.used_at = self._tick
         return sequence
 
-    def _count_own(self, sequence: Sequence, client: str) -> int:
+    def _count_own(self, sequence: CacheSequence, client: str) -> int:
         """How many tokens of a sequence this client may be told of."""
         n_claimed, tick = sequence.claims.get(client, (0, 0))
         is_own = sequence.is_pinned or (sequence.is_busy and sequence.client == client)
         return max(sequence.n_computed if is_own else 0, n_claimed if tick > self._evicted_at else 0)
 
-    def _pin_beginning(self, source: Sequence) -> None:
+    def _pin_beginning(self, source: CacheSequence) -> None:
         """A copy costs no cells, so what is to be kept is kept as soon as somebody has computed it."""
         n = len(self._kept)
         if not n or source.n_computed < n or source.tokens[:n] != self._kept:
@@ -322,7 +322,7 @@ class PrefixCache:
                 return True
         return self._evict_oldest()
 
-    def _evict_oldest(self, keep: Sequence | None = None) -> bool:
+    def _evict_oldest(self, keep: CacheSequence | None = None) -> bool:
         retired = [s for s in self._live.values() if not (s.is_busy or s.is_pinned or s.is_lent or s is keep)]
         if not retired:
             return False

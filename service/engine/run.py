@@ -12,7 +12,7 @@ from ..chat.text import TextStream
 from ..protocol import Model, Sampler
 from ..request import FinishReason, Piece, Request, TokenLogprob
 from .lookup import Guess
-from .prefix import Sequence as Computed
+from .prefix import CacheSequence
 
 
 @dataclass(eq=False)
@@ -24,7 +24,7 @@ class Run:
     tokens: list[int]
     text: TextStream
     sampler: Sampler | None = None
-    sequence: Computed | None = None
+    sequence: CacheSequence | None = None
     logprobs: list[TokenLogprob] = field(default_factory=list)
     draft: list[int] = field(default_factory=list)
     n_told: int = 0  # of the tokens that were found, when it got its sequence, those that its client is told of
@@ -81,7 +81,7 @@ class Run:
 class Lead:
     """A prefix that somebody else is about to compute: n tokens of `sequence`, as long as it has these `tokens`."""
 
-    sequence: Computed
+    sequence: CacheSequence
     tokens: list[int]
     n: int
 

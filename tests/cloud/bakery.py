@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from tests.cloud.services.compute import A1, A2, options
-from tests.cloud.services.compute import KINDS as COMPUTE
-from tests.cloud.services.network import KINDS as NETWORK
-from tests.cloud.services.network import ssh_rule
+from tests.cloud.services.compute import put_image
+from tests.cloud.services.network import KINDS, ssh_rule
 from tests.cloud.tenancy import COMPARTMENT, REGION, Json, Tenancy
 
-KIND = {kind.name: kind for kind in (*NETWORK, *COMPUTE)}
+KIND = {kind.name: kind for kind in KINDS}
 BASE_IMAGE = f"ocid1.image.oc1.{REGION}.ubuntu"
 BASE_IMAGE_NAME = "Canonical-Ubuntu-22.04-aarch64-2026.10.31-0"
 SUBNET = f"ocid1.subnet.oc1.{REGION}.public"
@@ -25,16 +23,7 @@ def furnish(tenancy: Tenancy) -> None:
 
 def add_base_image(tenancy: Tenancy) -> None:
     """One of Oracle's: it is in no compartment."""
-    image = tenancy.put(KIND["images"], {"displayName": BASE_IMAGE_NAME}, BASE_IMAGE)
-    image.update(compartmentId=None, launchOptions=options("UEFI_64"))
-    tenancy.collection("imageShapes")[BASE_IMAGE] = {A1: {}, A2: {}}
-
-
-def add_instance(tenancy: Tenancy, ocid: str, name: str, state: str) -> None:
-    """One of Ubuntu's image, as a bake launches it."""
-    source = {"sourceType": "image", "imageId": BASE_IMAGE}
-    wanted = {"compartmentId": COMPARTMENT, "displayName": name, "shape": A2, "sourceDetails": source}
-    tenancy.settle(tenancy.put(KIND["instances"], wanted, ocid), "", state)
+    put_image(tenancy, BASE_IMAGE, displayName=BASE_IMAGE_NAME, compartmentId=None)
 
 
 def add_public_subnet(tenancy: Tenancy) -> None:
@@ -51,4 +40,4 @@ def add_public_subnet(tenancy: Tenancy) -> None:
     put("subnets", {**inside, "cidrBlock": "10.0.0.0/24", "displayName": "public", "routeTableId": table["id"]}, SUBNET)
     put("networkSecurityGroups", inside, GROUP)
     rule = {"id": "0A1B2C", "direction": "INGRESS", "isValid": True, **ssh_rule()}
-    tenancy.collection("groupRules")[rule["id"]] = {**rule, "group": GROUP, "rules": []}
+    tenancy.collection("groupRules")[rule["id"]] = {**rule, "_group": GROUP, "_peers": []}

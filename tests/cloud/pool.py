@@ -11,15 +11,14 @@ from typing import Any
 import oci
 
 from tests.cloud.services.autoscaling import KINDS as AUTOSCALING
-from tests.cloud.services.compute import A2, IMAGE
-from tests.cloud.services.compute_management import KINDS as MANAGEMENT
+from tests.cloud.services.compute import A2, IMAGE, put_image
+from tests.cloud.services.compute_management import CONFIGURATION, POOL
 from tests.cloud.services.identity import DOMAINS
-from tests.cloud.services.load_balancer import BALANCER, backend_health
+from tests.cloud.services.load_balancer import BALANCER, backend_health, kept
 from tests.cloud.tenancy import COMPARTMENT, Tenancy, is_gone
 
 REQUEST_S = 240.0
 NEW, BAD = f"{IMAGE}-new", f"{IMAGE}-bad"
-CONFIGURATION, POOL = MANAGEMENT
 
 
 class Clock:
@@ -38,10 +37,9 @@ class Clock:
             call()
 
 
-def add_image(tenancy: Tenancy, ocid: str, **changes: Any) -> None:
-    old = tenancy.resources["images"][IMAGE]
-    tenancy.resources["images"][ocid] = {**old, "id": ocid, "displayName": ocid.split(".")[-1], **changes}
-    tenancy.resources["imageShapes"][ocid] = dict(tenancy.resources["imageShapes"][IMAGE])
+def add_image(tenancy: Tenancy, ocid: str) -> None:
+    """Another that we baked."""
+    put_image(tenancy, ocid, freeformTags=tenancy.find("images", IMAGE)["freeformTags"])
 
 
 def add_pool(tenancy: Tenancy, size: int, *, hold_s: int = 0) -> dict[str, Any]:
@@ -50,8 +48,11 @@ def add_pool(tenancy: Tenancy, size: int, *, hold_s: int = 0) -> dict[str, Any]:
     balancer = tenancy.put(
         BALANCER, {"compartmentId": COMPARTMENT, "displayName": "llamakiln-lb", "shapeName": "flexible"}
     )
-    balancer["backendSets"]["nodes"] = {"name": "nodes", "policy": "LEAST_CONNECTIONS", "backends": []}
-    balancer["listeners"]["http"] = {"name": "http", "port": 80, "protocol": "HTTP", "defaultBackendSetName": "nodes"}
+    checker = {"protocol": "HTTP", "urlPath": "/readyz"}
+    nodes = {"name": "nodes", "policy": "LEAST_CONNECTIONS", "healthChecker": checker}
+    http = {"name": "http", "port": 80, "protocol": "HTTP", "defaultBackendSetName": "nodes"}
+    balancer["backendSets"]["nodes"] = kept("BackendSet", nodes)
+    balancer["listeners"]["http"] = kept("Listener", http)
     launch = {
         "compartmentId": COMPARTMENT,
         "displayName": "llamakiln-node",
@@ -74,7 +75,8 @@ def add_pool(tenancy: Tenancy, size: int, *, hold_s: int = 0) -> dict[str, Any]:
             "instanceDetails": {"instanceType": "compute", "launchDetails": launch},
         },
     )
-    action = {"isEnabled": True, "timeout": hold_s, "onTimeout": {"preserveBootVolumeMode": "DELETE_ALWAYS"}}
+    on_timeout = dict.fromkeys(("preserveBootVolumeMode", "preserveBlockVolumeMode"), "DELETE_ALWAYS")
+    action = {"isEnabled": True, "timeout": hold_s, "onTimeout": on_timeout}
     pool = tenancy.put(
         POOL,
         {
@@ -129,7 +131,7 @@ class Traffic:
             node
             for backend in balancer["backendSets"][attachment["backendSetName"]]["backends"]
             for node in self.tenancy.live("instances")
-            if backend["name"] == f"{node['privateIp']}:80"
+            if backend["name"] == f"{node['_privateIp']}:80"
             and node["lifecycleState"] == "RUNNING"
             and not (backend["drain"] or backend["offline"])
             and backend_health(self.tenancy, backend["name"]) == "OK"

@@ -13,7 +13,7 @@ import json
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -118,6 +118,7 @@ class Resource:
     deleted_by: str = "delete"
     update_details: str = ""
     id_field: str = "id"
+    defaults: Values = field(default_factory=dict)  # of the real provider, which its printed schema does not have
 
     @property
     def models(self) -> Any:
@@ -131,7 +132,8 @@ class Resource:
         return (state["id"],)
 
     def create(self, cloud: Cloud, block: Values, wanted: Values) -> str:
-        details = build(self.models, f"Create{self.pascal}Details", given(block, wanted), self.noun)
+        said = {**self.defaults, **given(block, wanted)}
+        details = build(self.models, f"Create{self.pascal}Details", said, self.noun)
         made = cloud.call(self.client, f"create_{self.noun}", (), details)
         ocid = getattr(made.data, self.id_field)
         cloud.wait(self.client, f"get_{self.noun}", (ocid,))
@@ -301,7 +303,7 @@ RESOURCES: dict[str, Resource] = {
     "oci_core_image": Resource(COMPUTE, "image", replace=("image_source_details", "launch_mode")),
     "oci_core_instance_configuration": Resource(POOLS, "instance_configuration", replace=("instance_details",)),
     "oci_core_instance_pool": Resource(POOLS, "instance_pool", replace=("load_balancers",), deleted_by="terminate"),
-    "oci_core_internet_gateway": Resource(NETWORK, "internet_gateway", replace=("vcn_id",)),
+    "oci_core_internet_gateway": Resource(NETWORK, "internet_gateway", replace=("vcn_id",), defaults={"enabled": True}),
     "oci_core_nat_gateway": Resource(NETWORK, "nat_gateway", replace=("vcn_id",)),
     "oci_core_network_security_group": Resource(NETWORK, "network_security_group", replace=("vcn_id",)),
     "oci_core_network_security_group_security_rule": SecurityRule(

@@ -4,13 +4,14 @@
 answers; `tenancy.calls` lists what was asked; `tenancy.faults` makes calls fail; `tenancy.looks` says how many GETs a
 new resource takes until it is ready. What a kind of resource is like stands in services/, one file per API.
 
-Knows what all OCI APIs have in common: signatures, error bodies, pages, ETags, retry tokens, asynchronous life cycles
-and work requests. Knows no kind of resource.
+Knows what all OCI APIs have in common: pages, ETags, asynchronous life cycles and work requests; what is checked before
+and after is in door.py. A field whose name begins with _ is ours, and no answer shows it. Knows no kind of resource.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import itertools
 import json
@@ -26,7 +27,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from waitress.server import create_server
 
-from tests.cloud.signature import is_signed
+from tests.cloud import contract
+from tests.cloud.contract import Operation
+from tests.cloud.door import Door, Refused
 
 REGION = "eu-frankfurt-1"
 TENANCY = "ocid1.tenancy.oc1..test"
@@ -35,8 +38,16 @@ FINGERPRINT = "aa:bb:cc:dd:ee:ff:00:11:22:33:44:55:66:77:88:99"
 KEY_ID = f"{TENANCY}/{USER}/{FINGERPRINT}"
 COMPARTMENT = "ocid1.compartment.oc1..stack"
 N_DOMAINS = 3
-OF_ORACLE = {"compartmentId": "None"}  # what Oracle provides is in no compartment, and in every list
+OF_ORACLE = {"compartmentId": "none"}  # what Oracle provides is in no compartment, and in every list
 Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Work:
+    """Work requests of a kind of resource: what they call it, and what they call each thing done to it."""
+
+    entity: str
+    operations: dict[str, str]  # by CREATED, UPDATED, DELETED; the call for one that is not here answers none
 
 
 @dataclass(frozen=True)
@@ -55,10 +66,21 @@ class Kind:
     fill: Callable[[Tenancy, Json], Json] | None = None  # what the API adds to a new one
     on_update: Callable[[Tenancy, Json, Json], None] | None = None
     on_delete: Callable[[Tenancy, Json], None] | None = None
-    has_work_requests: bool = False  # answers with opc-work-request-id and no body to wait on
-    items: str = ""  # the key that a list answer is wrapped in, for the younger APIs
-    key: str = "id"
+    work: Work | None = None
+    made: int = 200  # the statuses of what makes one, changes it and ends it
+    changed: int = 200
+    ended: int = 204
+    under: str = ""  # what its path has before its name, for one that is part of another
+    ours: tuple[str, ...] = ()  # fields that every item has here and the API does not know
     can_update: bool = True
+
+    @property
+    def base(self) -> str:
+        return f"/{self.version}/{self.under}{self.name}"
+
+    @property
+    def shown_by(self) -> Operation:
+        return contract.find("GET", re.sub(r"<\w+>", "x", f"{self.base}/x"))
 
 
 @dataclass
@@ -93,11 +115,6 @@ LOST = (0, "", "")
 bottle.BaseRequest.MEMFILE_MAX = 16 << 20
 
 
-class Refused(Exception):
-    def __init__(self, status: int, code: str, message: str) -> None:
-        self.status, self.code, self.message = status, code, message
-
-
 class Tenancy:
     """The tenancy and its server; leave the `with` block to stop it."""
 
@@ -113,15 +130,15 @@ class Tenancy:
         self.watch: Callable[[], None] = lambda: None  # called after each call, before its answer leaves
         self.key = make_key()
         self.lock = threading.RLock()
-        self._coming: dict[str, list[tuple[int, str]]] = {}  # OCID -> looks left, then state
+        self._coming: dict[str, tuple[int, str, str]] = {}  # OCID -> looks left, then which field becomes what
         self._etags: dict[str, int] = {}
-        self._answers: dict[str, Json] = {}  # by retry token
         self._count = itertools.count(1)
         self.app = bottle.Bottle()
         self.app.config["catchall"] = False  # a refusal is worded at the door, a mistake of ours is seen
         for service in services.ALL:
             service.add(self)
-        self._server = create_server(self._serve, host="127.0.0.1", port=0, threads=8, map={})
+        self.door = Door(self, self.app, KEY_ID)
+        self._server = create_server(self.door, host="127.0.0.1", port=0, threads=8, map={})
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.url = f"http://127.0.0.1:{self._server.effective_port}"
 
@@ -130,6 +147,11 @@ class Tenancy:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.close()
+        if exception[0] is None:
+            assert not self.door.untruths, "\n".join(self.door.untruths)
+
+    def close(self) -> None:
         for gate in self.gates:
             gate.opened.set()
         self._server.close()
@@ -172,33 +194,39 @@ class Tenancy:
 
         ocid: a test's own name for it.
         """
-        item = {**kind.defaults, **{name: value for name, value in body.items() if value is not None}}
-        item.update({"id": ocid or self.new_ocid(kind.word), "timeCreated": now()})
-        item.setdefault("freeformTags", {})
-        item.setdefault("definedTags", {})
+        item = {**copy.deepcopy(kind.defaults), **{name: value for name, value in body.items() if value is not None}}
+        item.update({"id": ocid or self.new_ocid(kind.word), "timeCreated": now(), "_ours": kind.ours})
+        for name, empty in contract.collections(kind.shown_by, item).items():
+            item.setdefault(name, empty)
+        if "displayName" in contract.types(kind.shown_by.module, kind.shown_by.answer, item):
+            item.setdefault("displayName", kind.word + re.sub(r"\D", "", item["timeCreated"])[:14])
         if kind.ready:
             self.settle(item, kind.making, kind.ready)
         if kind.fill:
             item.update(kind.fill(self, item))
-        self.collection(kind.name)[item[kind.key]] = item
+        self.collection(kind.name)[item["id"]] = item
         self.touch(item)
         return item
 
-    def settle(self, item: Json, first: str, then: str) -> None:
+    def settle(self, item: Json, first: str, then: str, field: str = "lifecycleState") -> None:
         """Into the state `first` now, and into `then` after `looks` looks."""
-        item["lifecycleState"] = first if first and self.looks else then
-        self._coming[item["id"]] = [(self.looks, then)] if first and self.looks else []
+        is_late = bool(first and self.looks)
+        item[field] = first if is_late else then
+        self._coming.pop(item["id"], None)
+        if is_late:
+            self._coming[item["id"]] = (self.looks, field, then)
+
+    def is_settled(self, item: Json) -> bool:
+        return item["id"] not in self._coming
 
     def look(self, item: Json) -> Json:
         """What a GET shows; time passes by being looked at."""
-        coming = self._coming.get(item.get("id", ""), [])
-        if coming:
-            left, state = coming[0]
-            if left <= 0:
-                item["lifecycleState"] = state
-                coming.pop(0)
-            else:
-                coming[0] = (left - 1, state)
+        left, field, then = self._coming.get(item.get("id", ""), (0, "", ""))
+        if left > 0:
+            self._coming[item["id"]] = (left - 1, field, then)
+        elif field:
+            del self._coming[item["id"]]
+            item[field] = then
         return item
 
     def touch(self, item: Json) -> None:
@@ -207,88 +235,88 @@ class Tenancy:
     def etag(self, item: Json) -> str:
         return f"{item['id'][-4:]}--{self._etags.get(item['id'], 0)}"
 
-    def start_work(self, store: str, operation: str, **fields: Any) -> str:
-        """A work request that is accepted now and has succeeded after `looks` looks."""
-        ocid = self.new_ocid("workrequest")
-        work = {"id": ocid, "operationType": operation, "timeAccepted": now(), "percentComplete": 0.0, **fields}
-        self.collection(store)[ocid] = work
-        self.settle(work, "IN_PROGRESS", "SUCCEEDED")
-        bottle.response.set_header("opc-work-request-id", ocid)
-        return ocid
-
     def serve(self, kind: Kind) -> None:
         """The five usual calls of a kind."""
-        base = f"/{kind.version}/{kind.name}"
-        self.route("POST", base, lambda: self._create(kind))
-        self.route("GET", base, lambda: self._list(kind))
-        self.route("GET", f"{base}/<ocid>", lambda ocid: self.show(self.look(self.find(kind.name, ocid))))
+        self.route("POST", kind.base, lambda **names: self._create(kind))
+        self.route("GET", kind.base, lambda **names: self._list(kind))
+        self.route("GET", f"{kind.base}/<ocid>", lambda ocid, **names: self.show(self.look(self.find(kind.name, ocid))))
         if kind.can_update:
-            self.route("PUT", f"{base}/<ocid>", lambda ocid: self._update(kind, ocid))
-        self.route("DELETE", f"{base}/<ocid>", lambda ocid: self._delete(kind, ocid))
+            self.route("PUT", f"{kind.base}/<ocid>", lambda ocid, **names: self.update(kind, ocid))
+        self.route("DELETE", f"{kind.base}/<ocid>", lambda ocid, **names: self.delete(kind, ocid))
 
-    def route(self, method: str, path: str, call: Callable[..., Any]) -> None:
-        def locked(**names: str) -> str:
+    def route(self, method: str, path: str, call: Callable[..., Any], unfiltered: tuple[str, ...] = ()) -> None:
+        """unfiltered: parameters of a list by which nothing is left out."""
+
+        def locked(**names: str) -> str | bytes:
             with self.lock:
                 content = call(**names)
                 self.watch()
-            if isinstance(content, bytes):
-                bottle.response.content_type = "application/octet-stream"
-                return content
-            bottle.response.content_type = "application/json"
-            return "" if content is None else json.dumps(content)
+                if isinstance(content, bytes):
+                    bottle.response.content_type = "application/octet-stream"
+                    return content
+                operation = contract.find(bottle.request.method, bottle.request.path)
+                bottle.response.content_type = "application/json"
+                if operation is None or not operation.answer or content is None:
+                    return ""
+                content = self._page(operation, content, unfiltered) if operation.item else public(content)
+                return json.dumps(content)
 
         self.app.route(path, method, locked)
 
     def show(self, item: Json) -> Json:
-        bottle.response.set_header("ETag", self.etag(item))
+        bottle.response.set_header("etag", self.etag(item))
         return item
 
-    def page(self, items: list[Json], wrapped_in: str = "") -> Any:
-        """One page of a list, filtered by every query parameter that is a field."""
+    def _page(self, operation: Operation, items: list[Json], unfiltered: tuple[str, ...]) -> Any:
+        """One page of a list: filtered by every parameter that is a field, sorted, and of each item what lists show."""
         query = dict(bottle.request.query.decode())
-        for name, wanted in query.items():
-            items = [item for item in items if str(item.get(name, wanted)) in (wanted, OF_ORACLE.get(name))]
-        start, size = int(query.get("page", 0)), min(int(query.get("limit", self.page_size)), self.page_size)
-        if start + size < len(items):
-            bottle.response.set_header("opc-next-page", str(start + size))
-        found = items[start : start + size]
-        return {"items": found} if wrapped_in else found
+        if query.get("compartmentIdInSubtree") == "true":
+            unfiltered = (*unfiltered, "compartmentId")
+        for name in set(query) - set(unfiltered):
+            wanted = (query[name].lower(), OF_ORACLE.get(name))
+            items = [item for item in items if str(item.get(name, query[name])).lower() in wanted]
+        if query.get("sortBy"):
+            items = sorted(items, key=lambda item: sort_value(item, query["sortBy"]))
+            items = items[::-1] if query.get("sortOrder") == "DESC" else items
+        size = min(int(query.get("limit", self.page_size)), self.page_size)
+        start = read_token(query["page"]) if "page" in query else 0
+        if "limit" in operation.query and start + size < len(items):
+            bottle.response.set_header("opc-next-page", f"page-{start + size}")
+        items = items[start : start + size] if "limit" in operation.query else items
+        shown = [shown_in_list(operation, item) for item in items]
+        return shown if operation.answer.startswith("list[") else {"items": shown}
 
     # The usual calls
 
     def _create(self, kind: Kind) -> Json:
-        token = bottle.request.get_header("opc-retry-token")
-        if token and token in self._answers:
-            return self._answers[token]
         item = self.put(kind, bottle.request.json)
-        if token:
-            self._answers[token] = item
-        if kind.has_work_requests:
-            self.start_work(f"{kind.version}/workRequests", f"CREATE_{kind.word.upper()}", **{"resourceId": item["id"]})
-        bottle.response.status = 200
+        bottle.response.status = kind.made
+        self.start_work(kind, "CREATED", item)
         return self.show(item)
 
     def _list(self, kind: Kind) -> Any:
-        return self.page([self.look(item) for item in self.collection(kind.name).values()], kind.items)
+        return [self.look(item) for item in self.collection(kind.name).values()]
 
-    def _check_match(self, item: Json) -> None:
+    def check_match(self, item: Json) -> None:
         wanted = bottle.request.get_header("if-match")
         if wanted and wanted != self.etag(item):
             raise Refused(412, "NoEtagMatch", f"{item['id']} was changed by somebody else")
 
-    def _update(self, kind: Kind, ocid: str) -> Json:
+    def update(self, kind: Kind, ocid: str) -> Json:
         item = self.find(kind.name, ocid)
-        self._check_match(item)
+        self.check_match(item)
         body = {name: value for name, value in bottle.request.json.items() if value is not None}
         if kind.on_update:
             kind.on_update(self, item, body)
         item.update(body)
         self.touch(item)
+        bottle.response.status = kind.changed
+        self.start_work(kind, "UPDATED", item)
         return self.show(item)
 
-    def _delete(self, kind: Kind, ocid: str) -> None:
+    def delete(self, kind: Kind, ocid: str) -> None:
         item = self.find(kind.name, ocid)
-        self._check_match(item)
+        self.check_match(item)
         for other, reference in kind.used_by:
             for user in self.live(other):
                 if ocid in json.dumps(user.get(reference)):
@@ -300,50 +328,39 @@ class Tenancy:
             self.touch(item)
         else:
             del self.collection(kind.name)[ocid]
-        bottle.response.status = 204
+        bottle.response.status = kind.ended
+        self.start_work(kind, "DELETED", item)
 
-    def _serve(self, environ: Json, start_response: Callable[..., Any]) -> Any:
-        """The WSGI door: what every call is checked for, and errors as OCI words them."""
-        request = bottle.BaseRequest(environ)
-        call = f"{request.method} {request.path}"
-        self.calls.append(call)
-        try:
-            is_open = request.path.startswith("/p/")  # a pre-authenticated request's own address
-            if not is_open and not is_signed(request, KEY_ID, self.key.public_key()):
-                raise Refused(
-                    401, "NotAuthenticated", "The required information to complete authentication was not provided"
-                )
-            for fault in self.faults:
-                if fault.times > 0 and re.search(fault.call, call):
-                    fault.times -= 1
-                    if fault.status == 0:
-                        self.app(environ, lambda *_answer: None)
-                        return self._lose(start_response)
-                    raise Refused(fault.status, fault.code, fault.message)
-            for gate in self.gates:
-                if not gate.reached.is_set() and re.search(gate.call, call):
-                    gate.n_passing -= 1
-                    if gate.n_passing < 0:
-                        gate.reached.set()
-                        gate.opened.wait()
-                        if gate.is_lost:
-                            return self._lose(start_response)
-            return self.app(environ, start_response)
-        except Refused as refusal:
-            body = json.dumps({"code": refusal.code, "message": refusal.message}).encode()
-            headers = [
-                ("Content-Type", "application/json"),
-                ("opc-request-id", "TEST"),
-                ("Content-Length", str(len(body))),
-            ]
-            start_response(f"{refusal.status} {refusal.code}", headers)
-            return [body]
+    def start_work(self, kind: Kind, action: str, item: Json) -> None:
+        from tests.cloud.services import work_requests
 
-    @staticmethod
-    def _lose(start_response: Callable[..., Any]) -> Any:
-        """Fewer bytes than were promised: the connection breaks while the client reads."""
-        start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", "1000")])
-        return [b"{"]
+        if kind.work and action in kind.work.operations:
+            work_requests.start(self, kind.version, kind.work.operations[action], action, kind.work.entity, item)
+
+
+def public(item: Json) -> Json:
+    """Without what is ours."""
+    if not isinstance(item, dict):
+        return item
+    ours = item.get("_ours", ())
+    return {name: value for name, value in item.items() if name[0] != "_" and name not in ours}
+
+
+def shown_in_list(operation: Operation, item: Json) -> Json:
+    """A list shows less of each than a GET: what its own model has."""
+    fields = contract.types(operation.module, operation.item, item)
+    return {name: value for name, value in item.items() if name in fields} if fields else item
+
+
+def sort_value(item: Json, by: str) -> str:
+    """Of the field that a word like TIMECREATED means."""
+    return next((str(value).lower() for name, value in item.items() if name.lower() == by.lower()), "")
+
+
+def read_token(token: str) -> int:
+    if not re.fullmatch(r"page-\d+", token):
+        raise Refused(400, "InvalidParameter", f"page={token}: no page is called so")
+    return int(token[5:])
 
 
 @functools.cache

@@ -21,10 +21,10 @@ from scripts.cloud.session import open_session
 from scripts.files import REPOSITORY
 from scripts.models.catalog import load_catalog
 from scripts.problem import Problem
-from tests.cloud.bakery import BASE_IMAGE, BASE_IMAGE_NAME, GROUP, SUBNET, add_instance, furnish
+from tests.cloud.bakery import BASE_IMAGE, BASE_IMAGE_NAME, GROUP, SUBNET, furnish
 from tests.cloud.person import settle_in, write_key
-from tests.cloud.services.compute import A1, A2
-from tests.cloud.services.identity import DOMAINS
+from tests.cloud.services.compute import A1, A2, put_instance
+from tests.cloud.services.identity import DOMAINS, put_compartment
 from tests.cloud.services.network import ssh_rule
 from tests.cloud.tenancy import COMPARTMENT, USER, Tenancy
 
@@ -148,7 +148,7 @@ def test_packer_that_fails_before_the_image_shows_its_last_lines_and_the_policy(
 
 def test_failed_bake_names_the_instance_that_still_costs_money(bake, tenancy):
     for ocid, state in (("ocid1.instance.oc1..left", "RUNNING"), ("ocid1.instance.oc1..gone", "TERMINATED")):
-        add_instance(tenancy, ocid, f"{NAME}-bake", state)
+        put_instance(tenancy, ocid, BASE_IMAGE, state, displayName=f"{NAME}-bake")
     problem = fault(bake, packer="fails before image")
     assert "terminate --instance-id ocid1.instance.oc1..left" in problem.way_out
     assert "ocid1.instance.oc1..gone" not in problem.way_out
@@ -351,8 +351,7 @@ def test_quota_that_cannot_be_read_is_said_and_passed_over(bake, tenancy, capsys
 
 def test_image_may_go_to_a_compartment_of_its_own(bake, tenancy):
     images = "ocid1.compartment.oc1..images"
-    other = tenancy.resources["compartments"][COMPARTMENT]
-    tenancy.resources["compartments"][images] = {**other, "id": images, "name": "images"}
+    put_compartment(tenancy, images, "images")
     bake.write_variables(image_compartment_ocid=images)
     bake()
     assert json.loads(bake.report.read_text())["compartment_ocid"] == images

@@ -125,11 +125,11 @@ def test_new_image_is_planned_as_a_new_configuration(deployer: Deployer, capsys)
 
 def test_changed_files_reach_the_stack(deployer: Deployer, capsys) -> None:
     deployer.deploy("--dry-run")
-    right = deployer.stack()["zip"]
-    deployer.stack()["zip"] = base64.b64encode(base64.b64decode(right)[:-1]).decode()
+    right = deployer.stack()["_zip"]
+    deployer.stack()["_zip"] = base64.b64encode(base64.b64decode(right)[:-1]).decode()
     deployer.deploy("--dry-run")
     assert "changed its files" in capsys.readouterr().err
-    assert deployer.stack()["zip"] == right
+    assert deployer.stack()["_zip"] == right
 
 
 def test_full_region_is_told_and_the_next_run_goes_on(deployer: Deployer) -> None:
@@ -191,7 +191,7 @@ def test_each_line_of_a_log_is_shown_once_whatever_its_pages(deployer: Deployer,
     deployer.tenancy.page_size = 3
     deployer.deploy("--dry-run")
     shown = [line.partition("]   ")[2] for line in capsys.readouterr().err.splitlines()]
-    wanted = [entry["message"] for entry in deployer.jobs()[0]["log"]]
+    wanted = [entry["message"] for entry in deployer.jobs()[0]["_log"]]
     assert len(wanted) > 9
     assert [line for line in shown if line in wanted] == wanted
 

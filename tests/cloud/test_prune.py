@@ -14,7 +14,10 @@ from scripts.cloud import prune as command
 from scripts.problem import Problem
 from tests.cloud.deployer import Deployer
 from tests.cloud.person import Terminal, settle_in
-from tests.cloud.services.compute import IMAGE
+from tests.cloud.services.compute import IMAGE, put_image, put_instance
+from tests.cloud.services.compute_management import CONFIGURATION
+from tests.cloud.services.identity import put_compartment
+from tests.cloud.services.object_storage import put_bucket, put_object
 from tests.cloud.services.resource_manager import STACK
 from tests.cloud.tenancy import COMPARTMENT, TENANCY, TOO_MANY, Fault, Tenancy
 
@@ -27,7 +30,7 @@ class Prune:
     def __init__(self, folder: Path, tenancy: Tenancy) -> None:
         self.folder, self.tenancy = folder, tenancy
         tenancy.resources["images"].clear()
-        tenancy.resources["buckets"]["llamakiln"] = {"name": "llamakiln"}
+        put_bucket(tenancy, "llamakiln")
 
     def __call__(self, *arguments: str) -> int:
         self.tenancy.calls.clear()
@@ -40,24 +43,9 @@ class Prune:
         if is_uploaded:
             tags["sha256"] = sha256
             file = image_import.object_name(f"llamakiln-{model}-0.1.0-arm64", sha256)
-            entry = {
-                "bucket": "llamakiln",
-                "name": file,
-                "size": 1,
-                "md5": "",
-                "etag": "e",
-                "timeCreated": self.day(day),
-            }
-            self.tenancy.resources["objects"][f"llamakiln/{file}"] = entry
-        image = {
-            "id": f"ocid1.image.oc1..{name}",
-            "displayName": name,
-            "compartmentId": COMPARTMENT,
-            "lifecycleState": "AVAILABLE",
-            "freeformTags": tags,
-            "timeCreated": self.day(day),
-        }
-        self.tenancy.resources["images"][image["id"]] = {**image, **changes}
+            put_object(self.tenancy, "llamakiln", file, b"x", timeCreated=self.day(day))
+        said = {"freeformTags": tags, "timeCreated": self.day(day), **changes}
+        put_image(self.tenancy, f"ocid1.image.oc1..{name}", **said)
         return name
 
     @staticmethod
@@ -136,28 +124,15 @@ def test_what_is_not_agreed_to_stays(prune: Prune, monkeypatch: pytest.MonkeyPat
 
 
 def use_by_instance(tenancy: Tenancy, image: str, compartment: str) -> str:
-    tenancy.resources["instances"] = {
-        "i": {
-            "id": "i",
-            "displayName": "node",
-            "compartmentId": compartment,
-            "lifecycleState": "STOPPED",
-            "sourceDetails": {"sourceType": "image", "imageId": image},
-        }
-    }
+    put_instance(tenancy, "i", image, "STOPPED", displayName="node", compartmentId=compartment)
     return "instance node (i)"
 
 
 def use_by_configuration(tenancy: Tenancy, image: str, compartment: str) -> str:
     launch = {"sourceDetails": {"sourceType": "image", "imageId": image}}
-    tenancy.resources["instanceConfigurations"] = {
-        "c": {
-            "id": "c",
-            "displayName": "old",
-            "compartmentId": compartment,
-            "instanceDetails": {"instanceType": "compute", "launchDetails": launch},
-        }
-    }
+    details = {"instanceType": "compute", "launchDetails": launch}
+    wanted = {"displayName": "old", "compartmentId": compartment, "instanceDetails": details}
+    tenancy.put(CONFIGURATION, wanted, "c")
     return "instance configuration old (c)"
 
 
@@ -178,8 +153,7 @@ def use_by_link(tenancy: Tenancy, image: str, compartment: str) -> str:
 @pytest.mark.parametrize("compartment", [COMPARTMENT, OTHER, TENANCY], ids=["same", "other", "root"])
 @pytest.mark.parametrize("use", [use_by_instance, use_by_configuration, use_by_stack, use_by_link])
 def test_image_that_is_used_stays_and_is_said_why(prune: Prune, tenancy: Tenancy, use, compartment, capsys) -> None:
-    deep = {"id": OTHER, "compartmentId": COMPARTMENT, "name": "other", "lifecycleState": "ACTIVE"}
-    tenancy.resources["compartments"][OTHER] = deep
+    put_compartment(tenancy, OTHER, "other", parent=COMPARTMENT)
     for day in (1, 2, 3):
         prune.add(day)
     user = use(tenancy, "ocid1.image.oc1..demo-1", compartment)

@@ -27,7 +27,7 @@ from scripts.files import REPOSITORY
 from scripts.problem import Problem
 from tests.cloud.person import environment, settle_in
 from tests.cloud.services.compute import A1, A2
-from tests.cloud.services.object_storage import NAMESPACE
+from tests.cloud.services.object_storage import NAMESPACE, put_bucket
 from tests.cloud.tenancy import COMPARTMENT, LOST, TENANCY, TOO_MANY, Fault, Gate, Tenancy
 
 FILE = "llamakiln-demo-0.1.0-arm64.oci"
@@ -251,7 +251,7 @@ def test_busy_service_is_asked_again_for_the_import(publish: Publish, tenancy: T
 
 def test_image_still_importing_is_waited_for(publish: Publish, tenancy: Tenancy) -> None:
     tenancy.looks = 5
-    tenancy.faults.append(Fault(r"GET .*/workRequests$", 403, "NotAuthorized", "no"))
+    tenancy.faults.append(Fault(r"GET .*/workRequests$", 404, "NotAuthorizedOrNotFound", "no"))
     fault(publish)  # stopped after the import began
     publish()
     assert not [call for call in tenancy.calls if call.endswith("/images") and call.startswith("POST")]
@@ -331,7 +331,7 @@ def test_missing_policy_is_named(publish: Publish, tenancy: Tenancy, call: str, 
 
 
 def test_bucket_that_belongs_to_somebody_else_is_told(publish: Publish, tenancy: Tenancy) -> None:
-    tenancy.resources["buckets"]["llamakiln"] = {"name": "llamakiln"}
+    put_bucket(tenancy, "llamakiln")
     tenancy.faults.append(Fault(r"GET .*/b/llamakiln$", 404, "BucketNotFound", "not yours", times=9))
     problem = fault(publish)
     assert "bucket llamakiln: the tenancy has it already" in problem.message

@@ -80,11 +80,11 @@ def test_an_apply_of_the_same_image_afterwards_leaves_nothing_to_replace(place, 
 def test_a_node_that_does_not_serve_goes_first(place):
     """Else a pool with one bad node would be left with fewer than it can have."""
     bad = place.nodes()[1]
-    place.tenancy.collection("unhealthy")[f"{bad['privateIp']}:80"] = {}
+    place.tenancy.collection("unhealthy")[f"{bad['_privateIp']}:80"] = {}
     place.traffic.n_least = 1
     place.roll()
     drains = [call for call in place.tenancy.calls if call.startswith("PUT") and "/backends/" in call]
-    assert bad["privateIp"] in drains[0]
+    assert bad["_privateIp"] in drains[0]
     assert place.state() == place.rolled()
 
 
@@ -140,7 +140,7 @@ def test_nodes_that_serve_stay_when_a_later_one_does_not(tenancy):
 
     def sicken(seconds: float) -> None:
         if IMAGE in place.images() and place.images().count(NEW) == 2:
-            tenancy.collection("unhealthy")[f"{place.nodes()[-1]['privateIp']}:80"] = {}
+            tenancy.collection("unhealthy")[f"{place.nodes()[-1]['_privateIp']}:80"] = {}
         sleep(seconds)
 
     place.clock.sleep = sicken
@@ -156,7 +156,7 @@ def test_a_drained_node_serves_again_when_the_new_one_fails_meanwhile(place):
 
     def sicken(seconds: float) -> None:
         if any(backend["drain"] for backend in place.backends()):
-            place.tenancy.collection("unhealthy")[f"{place.nodes()[-1]['privateIp']}:80"] = {}
+            place.tenancy.collection("unhealthy")[f"{place.nodes()[-1]['_privateIp']}:80"] = {}
         sleep(seconds)
 
     place.clock.sleep = sicken

@@ -18,6 +18,7 @@ from scripts.cloud import status
 from scripts.problem import Problem
 from tests.cloud.person import settle_in
 from tests.cloud.pool import NEW, add_image, add_pool
+from tests.cloud.services.load_balancer import kept
 from tests.cloud.tenancy import COMPARTMENT, Tenancy
 
 KEY = "test-key-0123456789abcdef"
@@ -114,7 +115,7 @@ def test_what_is_wrong_is_seen(tenancy, pool, capsys):
     first, second = tenancy.live("instances")
     (balancer,) = tenancy.live("loadBalancers")
     balancer["backendSets"]["nodes"]["backends"][0]["drain"] = True
-    tenancy.collection("unhealthy")[f"{second['privateIp']}:80"] = {}
+    tenancy.collection("unhealthy")[f"{second['_privateIp']}:80"] = {}
     add_image(tenancy, NEW)
     first["sourceDetails"] = {"sourceType": "image", "imageId": NEW}
     pool["freeformTags"] = {**pool["freeformTags"], "rollout-size": "2"}
@@ -143,7 +144,8 @@ def test_json_has_the_same(tenancy, pool, capsys):
 def test_the_address_is_the_load_balancers(tenancy, pool, capsys, monkeypatch, has_tls, url):
     (balancer,) = tenancy.live("loadBalancers")
     if has_tls:
-        balancer["listeners"]["https"] = {"name": "https", "port": 443, "sslConfiguration": {"protocols": ["TLSv1.3"]}}
+        secure = {"name": "https", "port": 443, "sslConfiguration": {"protocols": ["TLSv1.3"]}}
+        balancer["listeners"]["https"] = kept("Listener", {**balancer["listeners"]["http"], **secure})
     asked = []
     monkeypatch.setattr(status, "ask_node", lambda *arguments: asked.append(arguments[0]) or {"fault": "not asked"})
     (told,) = show_json(capsys, pool["id"])
@@ -197,7 +199,7 @@ def test_a_self_signed_certificate_that_the_load_balancer_shows_is_trusted(
 ):
     pem, context = self_signed(tmp_path, "ours")
     (balancer,) = tenancy.live("loadBalancers")
-    balancer["certificates"]["ours"] = {"certificateName": "ours", "publicCertificate": pem}
+    balancer["certificates"]["ours"] = kept("Certificate", {"certificateName": "ours", "publicCertificate": pem})
     monkeypatch.setenv("API_KEY", KEY)
     with Node(KEY, context) as node:
         assert "12.2 tokens/s" in show(capsys, pool["id"], f"--url={node.url}")
@@ -207,7 +209,7 @@ def test_the_key_goes_to_no_other_certificate(tenancy, pool, capsys, monkeypatch
     """Somebody in between with a certificate of their own."""
     pem, _ = self_signed(tmp_path, "ours")
     (balancer,) = tenancy.live("loadBalancers")
-    balancer["certificates"]["ours"] = {"certificateName": "ours", "publicCertificate": pem}
+    balancer["certificates"]["ours"] = kept("Certificate", {"certificateName": "ours", "publicCertificate": pem})
     monkeypatch.setenv("API_KEY", KEY)
     with Node(KEY, self_signed(tmp_path, "theirs")[1]) as node:
         assert "certificate verify failed" in show(capsys, pool["id"], f"--url={node.url}")

@@ -163,7 +163,7 @@ def test_vanished_client_frees_the_engine(node: tuple[Nginx, Running], gate: Gat
     gate.open(1)
     with httpx.stream("POST", nginx.url + "/generate", json={"prompt": "x", "stream": True}) as reply:
         next(reply.iter_lines())
-    wait_until(lambda: service.engine._runs[0].request.is_cancelled)  # told while no token was made
+    wait_until(lambda: service.engine._queue.runs[0].request.is_cancelled)  # told while no token was made
     gate.open_for_ever()
     assert service.engine.wait_idle(20)
     assert service.metrics.finished.labels("client_gone")._value.get() == 1
@@ -241,7 +241,7 @@ def test_service_is_told_the_clients_address_and_nobody_elses_word(node: tuple[N
     )
     httpx_client.start()
     wait_until(lambda: service.engine.n_running)
-    assert service.engine._runs[0].request.client == "127.0.0.1"
+    assert service.engine._queue.runs[0].request.client == "127.0.0.1"
     gate.open_for_ever()
     httpx_client.join(30)
 

@@ -1,6 +1,6 @@
 """Bastion: bastions with a private address in the nodes' subnet."""
 
-from tests.cloud.tenancy import Json, Kind, Refused, Tenancy
+from tests.cloud.tenancy import Json, Kind, Refused, Tenancy, Work
 
 
 def fill(tenancy: Tenancy, bastion: Json) -> Json:
@@ -10,9 +10,10 @@ def fill(tenancy: Tenancy, bastion: Json) -> Json:
     return {
         "privateEndpointIpAddress": "10.0.1.200",
         "targetVcnId": subnet["vcnId"],
+        "maxSessionTtlInSeconds": bastion.get("maxSessionTtlInSeconds", 1800),
         "maxSessionsAllowed": 20,
+        "dnsProxyStatus": "DISABLED",
         "timeUpdated": bastion["timeCreated"],
-        "systemTags": {},
     }
 
 
@@ -25,6 +26,10 @@ KINDS = (
         ready="ACTIVE",
         ending="DELETING",
         gone="DELETED",
+        made=202,
+        changed=202,
+        ended=202,
+        work=Work("bastion", {f"{verb}D": f"{verb}_BASTION" for verb in ("CREATE", "UPDATE", "DELETE")}),
         fill=fill,
     ),
 )

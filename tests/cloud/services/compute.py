@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import bottle
 
+from tests.cloud import contract
 from tests.cloud.services import object_storage, work_requests
-from tests.cloud.tenancy import COMPARTMENT, REGION, Json, Kind, Tenancy
+from tests.cloud.services.identity import DOMAINS
+from tests.cloud.tenancy import COMPARTMENT, REGION, Json, Kind, Refused, Tenancy, Work
 
 VERSION = "20160918"
 A1, A2 = "VM.Standard.A1.Flex", "VM.Standard.A2.Flex"
@@ -30,8 +32,7 @@ def fill_image(tenancy: Tenancy, image: Json) -> Json:
         content = object_storage.read(tenancy, source["bucketName"], source["objectName"])
         fault = "" if object_storage.is_oci_file(content) else "The image file is not a valid OCI image archive"
     tenancy.settle(image, "IMPORTING" if source else "PROVISIONING", "DELETED" if fault else "AVAILABLE")
-    if source:
-        work_requests.start(tenancy, image, "CreateImage", fault)
+    work_requests.start(tenancy, VERSION, "CreateImage", "CREATED", "image", image, fault)
     has_shapes = source.get("sourceType") != "objectStorageTuple" and not is_qcow2
     tenancy.collection("imageShapes")[image["id"]] = {A1: {}, A2: {}} if has_shapes else {}
     firmware = "BIOS" if is_qcow2 else "UEFI_64"
@@ -45,6 +46,7 @@ def fill_image(tenancy: Tenancy, image: Json) -> Json:
 def fill_from_instance(tenancy: Tenancy, image: Json) -> Json:
     """Allowed on the shape of its instance and on no other."""
     instance = tenancy.find("instances", image.pop("instanceId"))
+    work_requests.start(tenancy, VERSION, "CreateImage", "CREATED", "image", image)
     base = tenancy.find("images", instance["imageId"])
     tenancy.collection("imageShapes")[image["id"]] = {instance["shape"]: {}}
     return {
@@ -57,7 +59,18 @@ def fill_instance(tenancy: Tenancy, instance: Json) -> Json:
     """What a launch leaves to the cloud; the pool says more of its own."""
     image = instance["sourceDetails"]["imageId"]
     tenancy.find("images", image)
-    return {"region": REGION, "imageId": image}
+    vnic = instance.pop("createVnicDetails", {})
+    subnet = instance.pop("subnetId", None)
+    return {
+        "region": REGION,
+        "imageId": image,
+        "faultDomain": instance.get("faultDomain") or "FAULT-DOMAIN-1",
+        "launchMode": "PARAVIRTUALIZED",
+        "_subnetId": vnic.get("subnetId") or subnet,
+        "_nsgIds": vnic.get("nsgIds") or [],
+        "_privateIp": instance.get("_privateIp", ""),
+        "_looksUntilReady": tenancy.looks,  # of the load balancer, once it runs
+    }
 
 
 def options(firmware: str) -> Json:
@@ -110,31 +123,48 @@ KINDS = (
         ready="RUNNING",
         ending="TERMINATING",
         gone="TERMINATED",
+        work=Work("instance", {"CREATED": "LaunchInstance", "DELETED": "TerminateInstance"}),
         fill=fill_instance,
     ),
 )
 
 
+IMAGES, _SCHEMAS, INSTANCES = KINDS
+
+
+def put_image(tenancy: Tenancy, ocid: str, **changes: object) -> Json:
+    """One that is there already, on A1 and A2."""
+    image = {
+        **contract.collections(IMAGES.shown_by),
+        **IMAGES.defaults,
+        "id": ocid,
+        "displayName": ocid.rsplit(".", 1)[-1],
+        "compartmentId": COMPARTMENT,
+        "lifecycleState": "AVAILABLE",
+        "operatingSystem": "Canonical Ubuntu",
+        "operatingSystemVersion": "22.04",
+        "launchOptions": options("UEFI_64"),
+        "timeCreated": "2026-11-01T00:00:00Z",
+        **changes,
+    }
+    tenancy.collection("imageShapes")[ocid] = {A1: {}, A2: {}}
+    return tenancy.collection("images").setdefault(ocid, image)
+
+
+def put_instance(tenancy: Tenancy, ocid: str, image: str, state: str = "RUNNING", **changes: object) -> Json:
+    """One that is there already, of no pool."""
+    source = {"sourceType": "image", "imageId": image}
+    wanted = {"compartmentId": COMPARTMENT, "availabilityDomain": DOMAINS[0], "shape": A2, "sourceDetails": source}
+    instance = tenancy.put(INSTANCES, {**wanted, **changes}, ocid)
+    tenancy.settle(instance, "", state)
+    return instance
+
+
 def add(tenancy: Tenancy) -> None:
     for kind in KINDS:
         tenancy.serve(kind)
-    tenancy.resources["images"] = {
-        IMAGE: {
-            "id": IMAGE,
-            "displayName": "llamakiln-demo-0.1.0",
-            "compartmentId": COMPARTMENT,
-            "lifecycleState": "AVAILABLE",
-            "freeformTags": {"product": "llamakiln", "model": "demo"},
-            "definedTags": {},
-            "operatingSystem": "Canonical Ubuntu",
-            "operatingSystemVersion": "22.04",
-            "launchMode": "PARAVIRTUALIZED",
-            "launchOptions": options("UEFI_64"),
-            "createImageAllowed": True,
-            "timeCreated": "2026-11-01T00:00:00Z",
-        }
-    }
-    tenancy.resources["imageShapes"] = {IMAGE: {A1: {}, A2: {}}}
+    product = {"product": "llamakiln", "model": "demo"}
+    put_image(tenancy, IMAGE, displayName="llamakiln-demo-0.1.0", freeformTags=product)
     # Which shapes each domain has; a test removes some.
     tenancy.resources["shapes"] = {
         domain: {name: flexible(name) for name in (A1, A2, "VM.Standard.E5.Flex")}
@@ -144,18 +174,16 @@ def add(tenancy: Tenancy) -> None:
     def list_shapes() -> list[Json]:
         wanted = bottle.request.query.get("availabilityDomain")
         found = [shapes for domain, shapes in tenancy.resources["shapes"].items() if wanted in (None, domain)]
-        return tenancy.page([shape for shapes in found for shape in shapes.values()])
+        return [shape for shapes in found for shape in shapes.values()]
 
     def list_images() -> list[Json]:
         shape, shapes = bottle.request.query.get("shape"), tenancy.resources["imageShapes"]
         found = [tenancy.look(image) for image in tenancy.resources["images"].values()]
-        return tenancy.page([image for image in found if shape is None or shape in shapes[image["id"]]])
+        return [image for image in found if shape is None or shape in shapes[image["id"]]]
 
     def list_image_shapes(ocid: str) -> list[Json]:
         tenancy.find("images", ocid)
-        return tenancy.page(
-            [{"imageId": ocid, "shape": name} for name in sorted(tenancy.resources["imageShapes"][ocid])]
-        )
+        return [{"imageId": ocid, "shape": name} for name in sorted(tenancy.resources["imageShapes"][ocid])]
 
     def add_image_shape(ocid: str, shape: str) -> Json:
         tenancy.find("images", ocid)
@@ -164,7 +192,8 @@ def add(tenancy: Tenancy) -> None:
 
     def get_image_shape(ocid: str, shape: str) -> Json:
         tenancy.find("images", ocid)
-        tenancy.resources["imageShapes"][ocid][shape]
+        if shape not in tenancy.resources["imageShapes"][ocid]:
+            raise Refused(404, "NotAuthorizedOrNotFound", f"The image {ocid} is not allowed on {shape}")
         return {"imageId": ocid, "shape": shape}
 
     def remove_image_shape(ocid: str, shape: str) -> None:

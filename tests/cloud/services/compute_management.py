@@ -19,7 +19,8 @@ def check_details(tenancy: Tenancy, configuration: Json) -> Json:
     size = sum(len(str(value)) for value in (details.get("metadata") or {}).values())
     if size > 32000:
         raise Refused(400, "InvalidParameter", f"Metadata has {size} bytes; 32000 are allowed")
-    return {"deferredFields": []}
+    configuration.pop("source", None)
+    return {}
 
 
 def fill_pool(tenancy: Tenancy, pool: Json) -> Json:
@@ -32,7 +33,11 @@ def fill_pool(tenancy: Tenancy, pool: Json) -> Json:
             }
         )
     resize(tenancy, pool, pool["size"])
-    return {}
+    return {"availabilityDomains": domains_of(pool)}
+
+
+def domains_of(pool: Json) -> list[str]:
+    return [place["availabilityDomain"] for place in pool["placementConfigurations"]]
 
 
 def change_pool(tenancy: Tenancy, pool: Json, body: Json) -> None:
@@ -40,6 +45,7 @@ def change_pool(tenancy: Tenancy, pool: Json, body: Json) -> None:
     pool.update(
         {name: value for name, value in body.items() if name in ("instanceConfigurationId", "placementConfigurations")}
     )
+    pool["availabilityDomains"] = domains_of(pool)
     tenancy.find("instanceConfigurations", pool["instanceConfigurationId"])
     if body.get("size") is not None and body["size"] != pool["size"]:
         fault = resize(tenancy, pool, body["size"])
@@ -53,13 +59,13 @@ def refuse_if_busy(tenancy: Tenancy, pool: Json) -> None:
 
 def scale(tenancy: Tenancy, pool: Json, fault: str) -> None:
     tenancy.settle(pool, "SCALING", "RUNNING")
-    work_requests.start(tenancy, pool, "ScaleInstancePool", fault, "instancePool")
+    work_requests.start(tenancy, VERSION, "ScaleInstancePool", "UPDATED", "instancePool", pool, fault)
 
 
 def members(tenancy: Tenancy, pool: Json) -> list[Json]:
     """Instances that count towards a pool's size, oldest first."""
-    found = [instance for instance in tenancy.live("instances") if instance.get("instancePoolId") == pool["id"]]
-    return [instance for instance in found if instance["membership"] == "ACTIVE"]
+    found = [instance for instance in tenancy.live("instances") if instance.get("_instancePoolId") == pool["id"]]
+    return [instance for instance in found if instance["_membership"] == "ACTIVE"]
 
 
 def resize(tenancy: Tenancy, pool: Json, size: int) -> str:
@@ -96,7 +102,7 @@ def launch(tenancy: Tenancy, pool: Json) -> bool:
         {
             "displayName": f"{pool['displayName']}-{number + 1}",
             "compartmentId": pool["compartmentId"],
-            "instancePoolId": pool["id"],
+            "_instancePoolId": pool["id"],
             "instanceConfigurationId": configuration["id"],
             "availabilityDomain": place["availabilityDomain"],
             "faultDomain": domains[number // len(places) % len(domains)],
@@ -105,15 +111,14 @@ def launch(tenancy: Tenancy, pool: Json) -> bool:
             "sourceDetails": details["sourceDetails"],
             "metadata": details.get("metadata") or {},
             "subnetId": place.get("primarySubnetId") or place["primaryVnicSubnets"]["subnetId"],
-            "nsgIds": (details.get("createVnicDetails") or {}).get("nsgIds") or [],
-            "privateIp": f"10.0.{1 + number // 250}.{number % 250 + 2}",
-            "membership": "ACTIVE",
-            "looksUntilReady": tenancy.looks,  # of the load balancer, once it runs
+            "createVnicDetails": details.get("createVnicDetails"),
+            "_privateIp": f"10.0.{1 + number // 250}.{number % 250 + 2}",
+            "_membership": "ACTIVE",
         },
     )
     for one in pool.get("loadBalancers") or []:
         balancer = tenancy.find("loadBalancers", one["loadBalancerId"])
-        backend = {"name": f"{instance['privateIp']}:{one['port']}", "ipAddress": instance["privateIp"]}
+        backend = {"name": f"{instance['_privateIp']}:{one['port']}", "ipAddress": instance["_privateIp"]}
         flags = dict.fromkeys(("backup", "drain", "offline"), False)
         balancer["backendSets"][one["backendSetName"]]["backends"].append(
             {**backend, "port": one["port"], "weight": 1, **flags}
@@ -126,28 +131,28 @@ def deregister(tenancy: Tenancy, pool: Json, instance: Json) -> None:
         balancer = tenancy.collection("loadBalancers").get(one["loadBalancerId"])
         if balancer and one["backendSetName"] in balancer["backendSets"]:
             backends = balancer["backendSets"][one["backendSetName"]]["backends"]
-            backends[:] = [backend for backend in backends if backend["ipAddress"] != instance["privateIp"]]
+            backends[:] = [backend for backend in backends if backend["ipAddress"] != instance["_privateIp"]]
 
 
 def end(tenancy: Tenancy, pool: Json, instance: Json) -> None:
-    instance["membership"] = "DETACHING"
+    instance["_membership"] = "DETACHING"
     tenancy.settle(instance, "TERMINATING", "TERMINATED")
     deregister(tenancy, pool, instance)
 
 
 def end_pool(tenancy: Tenancy, pool: Json) -> None:
     for instance in tenancy.live("instances"):
-        if instance.get("instancePoolId") == pool["id"]:
+        if instance.get("_instancePoolId") == pool["id"]:
             end(tenancy, pool, instance)
 
 
 def shown_member(tenancy: Tenancy, pool: Json, instance: Json) -> Json:
     """An instance as its pool tells of it. One that is held ends when it was looked at often enough."""
-    if instance["membership"] == "TERMINATION_AWAIT":
-        instance["looksHeld"] -= 1
-        if not instance["looksHeld"]:
+    if instance["_membership"] == "TERMINATION_AWAIT":
+        instance["_looksHeld"] -= 1
+        if not instance["_looksHeld"]:
             end(tenancy, pool, instance)
-    names = [f"{instance['privateIp']}:{one['port']}" for one in pool.get("loadBalancers") or []]
+    names = [f"{instance['_privateIp']}:{one['port']}" for one in pool.get("loadBalancers") or []]
     backends = [
         {
             "loadBalancerId": one["loadBalancerId"],
@@ -158,7 +163,7 @@ def shown_member(tenancy: Tenancy, pool: Json, instance: Json) -> Json:
         for name, one in zip(names, pool.get("loadBalancers") or [], strict=True)
     ]
     state = tenancy.look(instance)["lifecycleState"]
-    told = {"state": state.capitalize(), "lifecycleState": instance["membership"], "loadBalancerBackends": backends}
+    told = {"state": state.capitalize(), "lifecycleState": instance["_membership"], "loadBalancerBackends": backends}
     return {**{name: instance[name] for name in MEMBER}, "instancePoolId": pool["id"], **told}
 
 
@@ -190,10 +195,14 @@ KINDS = (
         ending="TERMINATING",
         gone="TERMINATED",
         fill=fill_pool,
+        ours=("availabilityDomains",),  # which only a list shows
         on_update=change_pool,
         on_delete=end_pool,
     ),
 )
+
+
+CONFIGURATION, POOL = KINDS
 
 
 def add(tenancy: Tenancy) -> None:
@@ -202,12 +211,12 @@ def add(tenancy: Tenancy) -> None:
 
     def of_pool(ocid: str) -> list[Json]:
         tenancy.find("instancePools", ocid)
-        found = [one for one in tenancy.collection("instances").values() if one.get("instancePoolId") == ocid]
+        found = [one for one in tenancy.collection("instances").values() if one.get("_instancePoolId") == ocid]
         return [one for one in found if one["lifecycleState"] != "TERMINATED"]
 
     def list_instances(ocid: str) -> Any:
         pool = tenancy.find("instancePools", ocid)
-        return tenancy.page([shown_member(tenancy, pool, one) for one in of_pool(ocid)])
+        return [shown_member(tenancy, pool, one) for one in of_pool(ocid)]
 
     def get_instance(ocid: str, instance: str) -> Json:
         if instance not in [one["id"] for one in of_pool(ocid)]:
@@ -222,19 +231,21 @@ def add(tenancy: Tenancy) -> None:
             raise Refused(404, "NotAuthorizedOrNotFound", f"{instance['id']} is not in {ocid}")
         action = ((pool.get("lifecycleManagement") or {}).get("lifecycleActions") or {}).get("preTermination") or {}
         if action.get("isEnabled"):
-            instance["membership"], instance["looksHeld"] = "TERMINATION_AWAIT", LOOKS_HELD
+            instance["_membership"], instance["_looksHeld"] = "TERMINATION_AWAIT", LOOKS_HELD
             deregister(tenancy, pool, instance)
         else:
             end(tenancy, pool, instance)
         if body.get("isDecrementSize", True):
             pool["size"] -= 1
         scale(tenancy, pool, resize(tenancy, pool, pool["size"]))
+        bottle.response.status = 204
 
     def proceed(ocid: str) -> None:
         instance = tenancy.find("instances", bottle.request.json["instanceId"])
-        if instance["membership"] != "TERMINATION_AWAIT":
+        if instance["_membership"] != "TERMINATION_AWAIT":
             raise Refused(409, "IncorrectState", f"{instance['id']} does not wait for its end")
         end(tenancy, tenancy.find("instancePools", ocid), instance)
+        bottle.response.status = 204
 
     path = f"/{VERSION}/instancePools/<ocid>"
     tenancy.route("GET", f"{path}/instances", list_instances)

@@ -6,6 +6,19 @@ VERSION = "20160918"
 DOMAINS = tuple(f"Test:{REGION.upper()}-AD-{number}" for number in range(1, N_DOMAINS + 1))
 
 
+def put_compartment(tenancy: Tenancy, ocid: str, name: str, parent: str = TENANCY) -> None:
+    tenancy.collection("compartments")[ocid] = {
+        "id": ocid,
+        "compartmentId": parent,
+        "name": name,
+        "description": name,
+        "lifecycleState": "ACTIVE",
+        "timeCreated": "2026-11-01T00:00:00Z",
+        "freeformTags": {},
+        "definedTags": {},
+    }
+
+
 def add(tenancy: Tenancy) -> None:
     tenancy.resources["availabilityDomains"] = {
         name: {"name": name, "id": f"ocid1.availabilitydomain.oc1..{name[-1]}", "compartmentId": TENANCY}
@@ -36,10 +49,11 @@ def add(tenancy: Tenancy) -> None:
         above = request.query["compartmentId"]
         return [one for one in tenancy.live("compartments") if is_deep or one["compartmentId"] == above]
 
-    tenancy.resources["compartments"] = {
-        COMPARTMENT: {"id": COMPARTMENT, "compartmentId": TENANCY, "name": "stack", "lifecycleState": "ACTIVE"}
-    }
+    put_compartment(tenancy, COMPARTMENT, "stack")
     tenancy.route("GET", f"/{VERSION}/compartments", list_compartments)
-    tenancy.route("GET", f"/{VERSION}/compartments/<ocid>", lambda ocid: tenancy.find("compartments", ocid))
-    tenancy.route("GET", f"/{VERSION}/availabilityDomains", list_domains)
-    tenancy.route("GET", f"/{VERSION}/faultDomains", list_fault_domains)
+    tenancy.route(
+        "GET", f"/{VERSION}/compartments/<ocid>", lambda ocid: tenancy.show(tenancy.find("compartments", ocid))
+    )
+    anywhere = ("compartmentId",)  # every compartment has them, and they are the tenancy's
+    tenancy.route("GET", f"/{VERSION}/availabilityDomains", list_domains, unfiltered=anywhere)
+    tenancy.route("GET", f"/{VERSION}/faultDomains", list_fault_domains, unfiltered=anywhere)

@@ -6,7 +6,7 @@ import ipaddress
 
 import bottle
 
-from tests.cloud.tenancy import Json, Kind, Refused, Tenancy
+from tests.cloud.tenancy import Json, Kind, Refused, Tenancy, public
 
 VERSION = "20160918"
 LIFE = {"making": "PROVISIONING", "ready": "AVAILABLE", "ending": "TERMINATING", "gone": "TERMINATED"}
@@ -94,7 +94,7 @@ GROUP = Kind(
     VERSION,
     "networksecuritygroup",
     **LIFE,
-    used_by=(("loadBalancers", "networkSecurityGroupIds"), ("instances", "nsgIds"), ("groupRules", "rules")),
+    used_by=(("loadBalancers", "networkSecurityGroupIds"), ("instances", "_nsgIds"), ("groupRules", "_peers")),
 )
 KINDS = (
     Kind(
@@ -113,7 +113,7 @@ KINDS = (
         **LIFE,
         defaults={"prohibitPublicIpOnVnic": False, "prohibitInternetIngress": False},
         fill=fill_subnet,
-        used_by=(("loadBalancers", "subnetIds"), ("instances", "subnetId"), ("bastions", "targetSubnetId")),
+        used_by=(("loadBalancers", "subnetIds"), ("instances", "_subnetId"), ("bastions", "targetSubnetId")),
     ),
     Kind(
         "internetGateways",
@@ -169,34 +169,31 @@ def add(tenancy: Tenancy) -> None:
 
     def rules_of(ocid: str) -> list[Json]:
         tenancy.find("networkSecurityGroups", ocid)
-        return [rule for rule in tenancy.collection("groupRules").values() if rule["group"] == ocid]
-
-    def shown(rule: Json) -> Json:
-        return {name: value for name, value in rule.items() if name not in ("group", "rules")}
+        return [rule for rule in tenancy.collection("groupRules").values() if rule["_group"] == ocid]
 
     def add_rules(ocid: str) -> Json:
         tenancy.find("networkSecurityGroups", ocid)
         added = []
         for rule in bottle.request.json["securityRules"]:
             name = tenancy.new_ocid("rule")[-4:].replace(".", "0")
-            # `rules` is what keeps a group that another group's rule names from being deleted
-            peers = [rule.get("source"), rule.get("destination")] if rule.get("group") != ocid else []
+            # `_peers` is what keeps a group that another group's rule names from being deleted
+            peers = [peer for peer in (rule.get("source"), rule.get("destination")) if peer != ocid]
             fields = {"id": name, "isValid": True, "isStateless": False, "timeCreated": "2026-11-01T00:00:00Z"}
-            tenancy.collection("groupRules")[name] = {**fields, **rule, "group": ocid, "rules": peers}
-            added.append(shown(tenancy.collection("groupRules")[name]))
+            tenancy.collection("groupRules")[name] = {**fields, **rule, "_group": ocid, "_peers": peers}
+            added.append(public(tenancy.collection("groupRules")[name]))
         return {"securityRules": added}
 
     def update_rules(ocid: str) -> Json:
         for rule in bottle.request.json["securityRules"]:
             tenancy.find("groupRules", rule["id"]).update(rule)
-        return {"securityRules": [shown(rule) for rule in rules_of(ocid)]}
+        return {"securityRules": [public(rule) for rule in rules_of(ocid)]}
 
     def remove_rules(ocid: str) -> None:
         for name in bottle.request.json["securityRuleIds"]:
             tenancy.collection("groupRules").pop(name, None)
         bottle.response.status = 204
 
-    tenancy.route("GET", f"{group}/securityRules", lambda ocid: tenancy.page([shown(rule) for rule in rules_of(ocid)]))
+    tenancy.route("GET", f"{group}/securityRules", rules_of)
     tenancy.route("POST", f"{group}/actions/addSecurityRules", add_rules)
     tenancy.route("POST", f"{group}/actions/updateSecurityRules", update_rules)
     tenancy.route("POST", f"{group}/actions/removeSecurityRules", remove_rules)

@@ -22,11 +22,18 @@ def fill_subscription(tenancy: Tenancy, subscription: Json) -> Json:
 
 
 KINDS = (
-    Kind("topics", VERSION, "onstopic", ready="ACTIVE", fill=fill_topic),
-    Kind("subscriptions", VERSION, "onssubscription", fill=fill_subscription),
+    Kind("topics", VERSION, "onstopic", ready="ACTIVE", fill=fill_topic, ours=("id",)),
+    Kind("subscriptions", VERSION, "onssubscription", fill=fill_subscription, ours=("timeCreated",), can_update=False),
 )
 
 
 def add(tenancy: Tenancy) -> None:
     for kind in KINDS:
         tenancy.serve(kind)
+
+    def update_subscription(ocid: str) -> Json:
+        """Answers only what can be changed."""
+        item = tenancy.update(KINDS[1], ocid)
+        return {name: item.get(name) for name in ("freeformTags", "definedTags", "deliveryPolicy")}
+
+    tenancy.route("PUT", f"{KINDS[1].base}/<ocid>", update_subscription)

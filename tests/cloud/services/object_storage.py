@@ -16,7 +16,7 @@ from datetime import datetime, timezone
 
 import bottle
 
-from tests.cloud.tenancy import Json, Refused, Tenancy, now
+from tests.cloud.tenancy import COMPARTMENT, USER, Json, Refused, Tenancy, now
 
 NAMESPACE = "testspace"
 PUBLIC = ("name", "size", "md5", "timeCreated", "etag")
@@ -43,6 +43,35 @@ def find_object(tenancy: Tenancy, bucket: str, name: str) -> Json:
     return tenancy.collection("objects")[f"{bucket}/{name}"]
 
 
+def put_bucket(tenancy: Tenancy, name: str, **details: object) -> Json:
+    tenancy.collection("buckets")[name] = {
+        **{name: {} for name in ("metadata", "freeformTags", "definedTags")},
+        "compartmentId": COMPARTMENT,
+        "publicAccessType": "ObjectRead",
+        "name": name,
+        "namespace": NAMESPACE,
+        "createdBy": USER,
+        "timeCreated": now(),
+        "etag": tenancy.new_ocid("bucket"),
+        **details,
+    }
+    return tenancy.collection("buckets")[name]
+
+
+def put_object(tenancy: Tenancy, bucket: str, name: str, content: bytes, **details: object) -> None:
+    tenancy.collection("objects")[f"{bucket}/{name}"] = {
+        "bucket": bucket,
+        "name": name,
+        "size": len(content),
+        "md5": md5(content),
+        "etag": tenancy.new_ocid("object"),
+        "timeCreated": now(),
+        "metadata": {},
+        "content": content,
+        **details,
+    }
+
+
 def is_oci_file(content: bytes) -> bool:
     """As far as the importer looks at once: a gzipped tar that begins with its metadata."""
     try:
@@ -61,29 +90,20 @@ def add(tenancy: Tenancy) -> None:
         wanted = bottle.request.json
         if wanted["name"] in tenancy.collection("buckets"):
             raise Refused(409, "BucketAlreadyExists", f"Either the bucket '{wanted['name']}' exists or you may not")
-        bucket = {"publicAccessType": "ObjectRead", **wanted, "namespace": NAMESPACE, "timeCreated": now()}
-        tenancy.collection("buckets")[wanted["name"]] = bucket
-        return bucket
+        put_bucket(tenancy, **wanted)
+        return show_bucket(wanted["name"])
 
-    def store(bucket: str, name: str, content: bytes, metadata: Json) -> None:
-        tenancy.collection("objects")[f"{bucket}/{name}"] = {
-            "bucket": bucket,
-            "name": name,
-            "size": len(content),
-            "md5": md5(content),
-            "etag": f"object-{next(count)}",
-            "timeCreated": now(),
-            "metadata": metadata,
-            "content": content,
-        }
+    def show_bucket(bucket: str) -> Json:
+        bottle.response.set_header("etag", find_bucket(tenancy, bucket)["etag"])
+        return find_bucket(tenancy, bucket)
 
     def list_objects(bucket: str) -> Json:
         find_bucket(tenancy, bucket)
         query = bottle.request.query
         names = sorted(one["name"] for one in tenancy.collection("objects").values() if one["bucket"] == bucket)
         names = [name for name in names if name.startswith(query.get("prefix", "")) and name >= query.get("start", "")]
-        shown = [find_object(tenancy, bucket, name) for name in names[: tenancy.page_size]]
-        rest = names[tenancy.page_size :]
+        size = min(int(query.get("limit", tenancy.page_size)), tenancy.page_size)
+        shown, rest = [find_object(tenancy, bucket, name) for name in names[:size]], names[size:]
         objects = [{key: one[key] for key in PUBLIC} for one in shown]
         return {"objects": objects, "prefixes": [], "nextStartWith": rest[0] if rest else None}
 
@@ -94,8 +114,16 @@ def add(tenancy: Tenancy) -> None:
             bottle.response.set_header(key, value)
         return one["content"]
 
+    def check_match(bucket: str, name: str) -> None:
+        """The object is the one that the caller saw, where it says which."""
+        wanted = bottle.request.get_header("if-match")
+        there = tenancy.collection("objects").get(f"{bucket}/{name}", {}).get("etag")
+        if wanted and wanted != there:
+            raise Refused(412, "IfMatchFailed", f"The object '{name}' is not {wanted}")
+
     def delete_object(bucket: str, name: str) -> None:
         find_object(tenancy, bucket, name)
+        check_match(bucket, name)
         del tenancy.collection("objects")[f"{bucket}/{name}"]
         bottle.response.status = 204
 
@@ -110,6 +138,7 @@ def add(tenancy: Tenancy) -> None:
     def create_upload(bucket: str) -> Json:
         find_bucket(tenancy, bucket)
         wanted = bottle.request.json
+        check_match(bucket, wanted["object"])
         upload = {
             "namespace": NAMESPACE,
             "bucket": bucket,
@@ -125,10 +154,11 @@ def add(tenancy: Tenancy) -> None:
         find_bucket(tenancy, bucket)
         found = [upload for upload in tenancy.collection("uploads").values() if upload["bucket"] == bucket]
         shown = ("namespace", "bucket", "object", "uploadId", "timeCreated")
-        return tenancy.page([{key: upload[key] for key in shown} for upload in found])
+        return [{key: upload[key] for key in shown} for upload in found]
 
     def upload_part(bucket: str, name: str) -> None:
         upload, number = find_upload(bucket, name), int(bottle.request.query["uploadPartNum"])
+        check_match(bucket, name)
         content = bottle.request.body.read()
         damage = tenancy.collection("damage")
         if damage.get(number, 0) > 0:
@@ -144,16 +174,15 @@ def add(tenancy: Tenancy) -> None:
 
     def list_parts(bucket: str, name: str) -> list[Json]:
         parts = find_upload(bucket, name)["parts"]
-        return tenancy.page(
-            [
-                {"partNumber": number, **{key: parts[number][key] for key in ("etag", "md5", "size")}}
-                for number in sorted(parts)
-            ]
-        )
+        return [
+            {"partNumber": number, **{key: parts[number][key] for key in ("etag", "md5", "size")}}
+            for number in sorted(parts)
+        ]
 
     def commit(bucket: str, name: str) -> None:
         upload, wanted = find_upload(bucket, name), bottle.request.json
         parts, chosen = upload["parts"], wanted["partsToCommit"]
+        check_match(bucket, name)
         for part in chosen:
             if parts.get(part["partNum"], {}).get("etag") != part["etag"]:
                 raise Refused(400, "InvalidUploadPart", f"Part {part['partNum']} is not there, or is another")
@@ -161,7 +190,8 @@ def add(tenancy: Tenancy) -> None:
         if set(parts) - named:
             raise Refused(400, "InvalidUploadPart", f"Neither committed nor excluded: {sorted(set(parts) - named)}")
         numbers = sorted(part["partNum"] for part in chosen)
-        store(bucket, name, b"".join(parts[number]["content"] for number in numbers), upload["metadata"])
+        content = b"".join(parts[number]["content"] for number in numbers)
+        put_object(tenancy, bucket, name, content, metadata=upload["metadata"])
         del tenancy.collection("uploads")[upload["uploadId"]]
 
     def abort(bucket: str, name: str) -> None:
@@ -190,7 +220,7 @@ def add(tenancy: Tenancy) -> None:
     tenancy.route("GET", "/n", lambda: NAMESPACE)
     tenancy.route("POST", f"/n/{NAMESPACE}/b", create_bucket)
     place = f"/n/{NAMESPACE}/b/<bucket>"
-    tenancy.route("GET", place, lambda bucket: find_bucket(tenancy, bucket))
+    tenancy.route("GET", place, show_bucket)
     tenancy.route("GET", f"{place}/o", list_objects)
     tenancy.route("GET", f"{place}/o/<name>", get_object)
     tenancy.route("DELETE", f"{place}/o/<name>", delete_object)

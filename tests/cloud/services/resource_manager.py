@@ -23,7 +23,6 @@ from tests.cloud.tenancy import Json, Kind, Refused, Tenancy, now
 
 VERSION = "20180917"
 RUNNING = ("ACCEPTED", "IN_PROGRESS", "CANCELING")
-HIDDEN = ("zip", "log", "plan")
 STACK = Kind("stacks", VERSION, "ormstack", making="CREATING", ready="ACTIVE", ending="DELETING", gone="DELETED")
 JOB = Kind("jobs", VERSION, "ormjob")
 
@@ -50,7 +49,7 @@ class Runner:
         for file in folder.glob("*.tf*"):
             if "tfstate" not in file.name:
                 file.unlink()
-        zipfile.ZipFile(io.BytesIO(base64.b64decode(job["zip"]))).extractall(folder)
+        zipfile.ZipFile(io.BytesIO(base64.b64decode(job["_zip"]))).extractall(folder)
         details = job["jobOperationDetails"]
         plan = folder / f"plan-{details.get('executionPlanJobId') or job['id']}"
         command = {
@@ -68,7 +67,7 @@ class Runner:
                 capture_output=True,
                 check=True,
             )
-            job["plan"] = shown.stdout
+            job["_plan"] = shown.stdout
         if code:
             job["failureDetails"] = {"code": "TERRAFORM_EXECUTION_ERROR", "message": "Terraform ended with an error"}
         self._become(job, "FAILED" if code else "SUCCEEDED")
@@ -86,7 +85,7 @@ class Runner:
             for line in process.stdout:
                 if line.strip():
                     entry = {"type": "TERRAFORM_CONSOLE", "level": "INFO", "timestamp": now(), "message": line.rstrip()}
-                    job["log"].append(entry)
+                    job["_log"].append(entry)
                     self.tenancy.job_news.set()
         return process.returncode
 
@@ -139,17 +138,6 @@ def add(tenancy: Tenancy) -> None:
     tenancy.jobs = None
     for kind in (STACK, JOB):
         tenancy.collection(kind.name)
-    by_token: dict[str, Json] = {}
-
-    def shown(item: Json) -> Json:
-        return tenancy.show({name: value for name, value in item.items() if name not in HIDDEN})
-
-    def once(make: object) -> Json:
-        """The same retry token gives the same answer."""
-        token = bottle.request.get_header("opc-retry-token")
-        if token not in by_token or token is None:
-            by_token[token] = make()
-        return shown(by_token[token])
 
     def create_stack() -> Json:
         body = dict(bottle.request.json)
@@ -158,19 +146,19 @@ def add(tenancy: Tenancy) -> None:
             raise Refused(400, "InvalidParameter", f"Terraform version {body.get('terraformVersion')} is not supported")
         content = check_zip(body)
         source = {name: value for name, value in body.pop("configSource").items() if name != "zipFileBase64Encoded"}
-        return tenancy.put(STACK, {"variables": {}, **body, "configSource": source, "zip": content})
+        return tenancy.show(tenancy.put(STACK, {**body, "configSource": source, "_zip": content}))
 
     def update_stack(ocid: str) -> Json:
         stack, body = tenancy.find("stacks", ocid), dict(bottle.request.json)
-        tenancy._check_match(stack)
+        tenancy.check_match(stack)
         check_variables(body)
         check_idle(stack)
         if body.get("configSource"):
-            stack["zip"] = check_zip(body)
+            stack["_zip"] = check_zip(body)
         given = {name: value for name, value in body.items() if value is not None and name != "configSource"}
         stack.update(given)
         tenancy.touch(stack)
-        return shown(stack)
+        return tenancy.show(stack)
 
     def check_idle(stack: Json) -> None:
         busy = [
@@ -183,7 +171,7 @@ def add(tenancy: Tenancy) -> None:
 
     def delete_stack(ocid: str) -> None:
         check_idle(tenancy.find("stacks", ocid))
-        tenancy._delete(STACK, ocid)
+        tenancy.delete(STACK, ocid)
 
     def create_job() -> Json:
         body = bottle.request.json
@@ -203,12 +191,12 @@ def add(tenancy: Tenancy) -> None:
                 "jobOperationDetails": details,
                 "lifecycleState": "ACCEPTED",
                 "variables": dict(source["variables"]),
-                "zip": source["zip"],
+                "_zip": source["_zip"],
             },
         )
-        job["log"] = []
+        job["_log"] = []
         tenancy.jobs.start(stack, job)
-        return job
+        return tenancy.show(job)
 
     def state(ocid: str) -> bytes:
         stack = tenancy.find("stacks", ocid)
@@ -219,41 +207,26 @@ def add(tenancy: Tenancy) -> None:
 
     def plan_of(ocid: str) -> bytes:
         job = tenancy.find("jobs", ocid)
-        if bottle.request.query.get("tfPlanFormat") != "JSON" or "plan" not in job:
+        if bottle.request.query.get("tfPlanFormat") != "JSON" or "_plan" not in job:
             raise Refused(404, "NotAuthorizedOrNotFound", "The job has no such plan")
-        return job["plan"]
+        return job["_plan"]
+
+    def list_jobs() -> list[Json]:
+        wanted = bottle.request.query.get("stackId")
+        return [job for job in tenancy.collection("jobs").values() if wanted in (None, job["stackId"])]
 
     stacks, jobs = f"/{VERSION}/stacks", f"/{VERSION}/jobs"
-    tenancy.route("POST", stacks, lambda: once(create_stack))
-    summary = (*HIDDEN, "variables", "configSource")
-    tenancy.route(
-        "GET",
-        stacks,
-        lambda: tenancy.page(
-            [
-                {name: value for name, value in tenancy.look(stack).items() if name not in summary}
-                for stack in tenancy.collection("stacks").values()
-            ]
-        ),
-    )
-    tenancy.route("GET", f"{stacks}/<ocid>", lambda ocid: shown(tenancy.look(tenancy.find("stacks", ocid))))
+    tenancy.route("POST", stacks, create_stack)
+    tenancy.route("GET", stacks, lambda: [tenancy.look(stack) for stack in tenancy.collection("stacks").values()])
+    tenancy.route("GET", f"{stacks}/<ocid>", lambda ocid: tenancy.show(tenancy.look(tenancy.find("stacks", ocid))))
     tenancy.route("PUT", f"{stacks}/<ocid>", update_stack)
     tenancy.route("DELETE", f"{stacks}/<ocid>", delete_stack)
     tenancy.route("GET", f"{stacks}/<ocid>/tfState", state)
     tenancy.route(
-        "GET", f"{stacks}/<ocid>/tfConfig", lambda ocid: base64.b64decode(tenancy.find("stacks", ocid)["zip"])
+        "GET", f"{stacks}/<ocid>/tfConfig", lambda ocid: base64.b64decode(tenancy.find("stacks", ocid)["_zip"])
     )
-    tenancy.route("POST", jobs, lambda: once(create_job))
-    tenancy.route(
-        "GET",
-        jobs,
-        lambda: tenancy.page(
-            [
-                {name: value for name, value in job.items() if name not in summary}
-                for job in tenancy.collection("jobs").values()
-            ]
-        ),
-    )
-    tenancy.route("GET", f"{jobs}/<ocid>", lambda ocid: shown(tenancy.find("jobs", ocid)))
-    tenancy.route("GET", f"{jobs}/<ocid>/logs", lambda ocid: tenancy.page(list(tenancy.find("jobs", ocid)["log"])))
+    tenancy.route("POST", jobs, create_job)
+    tenancy.route("GET", jobs, list_jobs)
+    tenancy.route("GET", f"{jobs}/<ocid>", lambda ocid: tenancy.show(tenancy.find("jobs", ocid)))
+    tenancy.route("GET", f"{jobs}/<ocid>/logs", lambda ocid: list(tenancy.find("jobs", ocid)["_log"]))
     tenancy.route("GET", f"{jobs}/<ocid>/tfPlan", plan_of)

@@ -37,7 +37,7 @@ def service() -> Iterator[Running]:
 
 def connect(app: Callable[..., Any], key: str = "none") -> openai.OpenAI:
     http = httpx.Client(transport=httpx.WSGITransport(app=app))
-    return openai.OpenAI(base_url="http://node/v1", api_key=key, max_retries=0, http_client=http)
+    return openai.OpenAI(base_url="http://localhost/v1", api_key=key, max_retries=0, http_client=http)
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ def post_raw(service: Running, body: dict[str, object], version: str = "1.1") ->
     """A client that has asked and can vanish."""
     data = json.dumps(body).encode()
     client = socket.create_connection(("127.0.0.1", service.server.port), 10)
-    head = f"POST /generate HTTP/{version}\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head = f"POST /generate HTTP/{version}\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     client.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
     return client
 
@@ -60,7 +60,7 @@ def n_gone(service: Running) -> float:
 def test_vanished_client_frees_the_engine(held: Running, gate: Gate, stream: bool):
     client = post_raw(held, {"prompt": "x", "stream": stream})
     wait_until(lambda: held.engine.n_running)
-    running = held.engine._runs[0].request
+    running = held.engine._queue.runs[0].request
     client.close()
     wait_until(lambda: running.is_cancelled)
     gate.open(1)  # the step that was under way
@@ -107,7 +107,7 @@ def test_client_that_ends_its_sending_and_then_vanishes_frees_the_engine(held: R
     client = post_raw(held, {"prompt": "x", "stream": stream})
     client.shutdown(socket.SHUT_WR)
     wait_until(lambda: held.engine.n_running)
-    running = held.engine._runs[0].request
+    running = held.engine._queue.runs[0].request
     assert client.recv(1) == b"H"
     client.close()
     wait_until(lambda: running.is_cancelled)
@@ -122,7 +122,7 @@ def test_client_that_vanishes_while_its_stream_is_silent_frees_the_engine(held: 
     while b'"text":"Y"' not in client.recv(4096, socket.MSG_PEEK):
         pass
     client.recv(4096)
-    running = held.engine._runs[0].request
+    running = held.engine._queue.runs[0].request
     client.close()
     wait_until(lambda: running.is_cancelled)
 
@@ -134,7 +134,7 @@ def test_client_that_vanishes_in_the_middle_of_a_stream_frees_the_engine(held: R
     while b'"text":"o"' not in received:
         received += client.recv(4096)
     client.close()
-    running = held.engine._runs[0].request
+    running = held.engine._queue.runs[0].request
     wait_until(lambda: running.is_cancelled)
     gate.open(2)
     wait_until(lambda: n_gone(held) == 1)
@@ -165,7 +165,7 @@ def test_health_answers_while_every_place_is_taken(held: Running):
 
 
 def test_threads_follow_from_the_queue(held: Running):
-    assert len(held.server.task_dispatcher.threads) == 1 + 2 + SPARE_THREADS
+    assert len(held.server.task_dispatcher.threads) == 1 + 2 + 1 + SPARE_THREADS
 
 
 def test_body_limit_is_exact_and_its_error_is_json():

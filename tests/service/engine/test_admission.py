@@ -94,3 +94,13 @@ def test_answer_longer_than_most_goes_on_but_not_beyond_its_limit():
         admission.observe_end(1.0, 30)
     assert admission.expect_rest(1, 90, 200).n_left == pytest.approx(15)
     assert admission.expect_rest(1, 199, 200).n_left == 1
+
+
+@pytest.mark.parametrize(("n_waiting", "n_tokens", "is_taken"), [(3, 1500, True), (4, 100, False), (3, 1501, False)])
+def test_a_full_queue_still_takes_a_client_of_whom_nothing_waits(n_waiting: int, n_tokens: int, is_taken: bool):
+    changes = {"n_waiting": n_waiting, "n_running": 4, "n_tokens": n_tokens, "is_first": True}
+    if is_taken:
+        check(**changes)
+    else:
+        with pytest.raises(QueueFull):
+            check(**changes)

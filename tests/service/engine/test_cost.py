@@ -269,3 +269,12 @@ def test_disk_that_cannot_be_written_is_no_fault(tmp_path: Path, caplog: pytest.
     assert "not saved" in caplog.text
     assert load(None) == Measured()
     save(None, Measured({1: [0.1]}))
+
+
+def test_dearest_step_is_the_longest_known_times_how_busy_it_is_now():
+    assert StepCost(0.2, 256).dearest_s() == 0
+    costs = StepCost(0.2, 256, Measured({1: [0.1], 256: [2.0]}, 0.0))
+    assert costs.dearest_s() == 2.0
+    for _ in range(100):
+        costs.observe(1, 0.3)
+    assert costs.dearest_s() == pytest.approx(6.0, rel=0.05)

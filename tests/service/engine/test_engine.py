@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 
 from service.chat.prompt import Prompter
 from service.engine.cost import GRID, MIN_STREAMS
-from service.engine.engine import RENEW_S, REST_S, TELL_S, Engine, Limits, Phase
+from service.engine.engine import RENEW_S, REST_S, Engine, Limits
+from service.engine.request_queue import Phase
 from service.engine.step import MAX_FAULTS
+from service.engine.teller import TELL_S
 from service.errors import ClientGone, Draining, ModelError, ModelFatal, NoRoom, NotReady, QueueFull, TimedOut
 from service.metrics import Metrics
 from service.request import Done, Event, Failed, FinishReason, Piece, Progress, Request, SamplingParams, Timings
@@ -233,7 +235,7 @@ def test_time_is_over_while_an_answer_is_put_back():
     model = FakeModel(lambda prompt: "y" * 60, n_context=100, n_cells=110)
     engine = load(model, clock=clock, timeout_s=240)
     requests = [submit(engine, word, max_tokens=60) for word in ("a", "b")]
-    while not engine._put_back:
+    while not engine._queue.put_back:
         run(engine, 1)
     clock.now += 240
     run(engine, 1)
@@ -645,8 +647,8 @@ def test_progress_is_told_on_change_and_not_with_every_step():
     run(engine, 1)
     waiting = [ask_with_progress(engine, f"{i}") for i in range(30)]
     looked: list[object] = []
-    predict = engine._predict_s
-    engine._predict_s = lambda *args: (looked.append(args), predict(*args))[1]
+    predict = engine._queue.predict_s
+    engine._queue.predict_s = lambda *args: (looked.append(args), predict(*args))[1]
     run(engine, 100)
     assert [[event.place for event in events(request)] for request in waiting] == [[i] for i in range(2, 32)]
     assert len(looked) == 1  # for all of them, and never again
@@ -1058,3 +1060,115 @@ def test_every_accepted_request_has_exactly_one_end(
         elif not has_faults:
             assert got[-1].error.code in ("client_gone", "timeout", "draining")
     assert model.n_open_samplers == 0 and model.is_closed
+
+
+def test_an_engine_that_does_not_beat_is_stuck_until_it_does():
+    clock, metrics = FakeClock(), Metrics()
+    engine = load(FakeModel(), clock=clock, metrics=metrics)
+    assert (engine.is_ready, engine.state) == (True, "ready")
+    clock.now += 1000
+    assert (engine.is_ready, engine.state, engine.phase) == (False, "stuck", Phase.READY)
+    assert metrics.numbers()["llm_engine_stuck"] == 1
+    engine.step(idle_s=0)
+    assert (engine.is_ready, engine.state) == (True, "ready")
+
+
+def test_a_stuck_engine_that_drains_is_draining():
+    clock = FakeClock()
+    engine = load(FakeModel(), clock=clock)
+    clock.now += 1000
+    engine.drain()
+    assert engine.state == "draining"
+
+
+def ask(engine: Engine, client: str, prompt: str = "hi", **params: Any) -> Request:
+    request = make_request(engine, prompt, **params)
+    request.client = client
+    engine.submit([request])
+    return request
+
+
+def test_a_greedy_client_waits_for_its_turn():
+    """It filled the queue first; the others begin before its second."""
+    engine = load(FakeModel(), max_streams=1, max_queue=8)
+    greedy = [ask(engine, "g", f"g{i}") for i in range(5)]
+    polite = [ask(engine, client, client) for client in "ab"]
+    began: list[Request] = []
+    for _ in range(500):
+        engine.step(idle_s=0)
+        began += [r for r in (*greedy, *polite) if r.started_at is not None and r not in began]
+    assert began[:3] == [greedy[0], *polite] and len(began) == 7
+
+
+def test_who_has_every_stream_makes_way_and_loses_nothing():
+    model = FakeModel(n_cells=4096)
+    engine = load(model, max_streams=3, max_queue=8)
+    greedy = [ask(engine, "g", "long question " + str(i)) for i in range(3)]
+    run(engine, 20)
+    polite = ask(engine, "p")
+    engine.step(idle_s=0)
+    engine.step(idle_s=0)
+    assert polite.started_at is not None and engine.n_running == 3
+    run(engine)
+    assert outcome(polite)[0] == "You said: hi"
+    for i, request in enumerate(greedy):
+        text, end = outcome(request)
+        assert text == f"You said: long question {i}" and isinstance(end, Done)
+    assert model.n_open_samplers == 0
+
+
+def test_making_way_settles_and_nobody_is_put_back_again_and_again():
+    metrics = Metrics()
+    engine = load(FakeModel(), max_streams=2, max_queue=8, metrics=metrics)
+    for i in range(4):
+        ask(engine, "g", f"question {i}")
+    run(engine, 5)
+    for client in "abc":
+        ask(engine, client, f"question of {client}")
+    run(engine)
+    assert metrics.numbers()["llm_preemptions_total"] == 1  # from two of g to one; afterwards all have at most one
+    assert engine.n_running == engine.n_waiting == 0
+
+
+def test_one_client_that_fills_the_queue_keeps_nobody_out():
+    engine = load(FakeModel(), max_streams=1, max_queue=4)
+    ask(engine, "g")
+    engine.step(idle_s=0)
+    for _ in range(4):
+        ask(engine, "g")
+    with pytest.raises(QueueFull):
+        ask(engine, "g")
+    ask(engine, "a")
+    ask(engine, "b")
+    with pytest.raises(QueueFull):
+        ask(engine, "c")
+
+
+def test_expected_wait_is_what_is_ahead_in_turn():
+    """A polite client is not refused for a queue that it will not stand in."""
+    engine = load(FakeModel(), is_known=False, max_streams=1, max_queue=8, max_wait_s=3)
+    for rows in (1, 2, 4, 8, 12, 16):
+        engine._cost.measured(rows, 0.1)  # an answer of ten tokens, half of what may be, takes a second
+    ask(engine, "g", max_tokens=20)
+    engine.step(idle_s=0)
+    for _ in range(2):
+        ask(engine, "g", max_tokens=20)
+    with pytest.raises(QueueFull):
+        [ask(engine, "g", max_tokens=20) for _ in range(2)]
+    ask(engine, "p", max_tokens=20)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.tuples(st.sampled_from("gab"), st.integers(0, 9), st.integers(1, 30)), max_size=25))
+def test_whoever_asks_in_whatever_order_each_ends_once_and_whole(asked: list[tuple[str, int, int]]):
+    model = FakeModel(n_cells=1024)
+    engine = load(model, max_streams=3, max_queue=40, max_queue_tokens=100_000)
+    requests = []
+    for client, n_steps, n in asked:
+        requests.append((ask(engine, client, "x" * n), "You said: " + "x" * n))
+        run(engine, n_steps)
+    run(engine, 1500)
+    for request, expected in requests:
+        text, end = outcome(request)
+        assert text == expected and isinstance(end, Done)
+    assert engine.n_running == engine.n_waiting == 0 and model.n_open_samplers == 0

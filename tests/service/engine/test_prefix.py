@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from service.engine.prefix import MIN_WAIT_TOKENS, Match, PrefixCache, Sequence, count_common
+from service.engine.prefix import MIN_WAIT_TOKENS, CacheSequence, Match, PrefixCache, count_common
 from service.engine.retention import FIRST_ROWS, FIRST_SAVED, Retention
 from service.protocol import Chunk
 from tests.fakes import FakeModel
@@ -18,7 +18,7 @@ def make(n_sequences: int = 4, n_cells: int = 400, **changes: bool) -> tuple[Pre
     return PrefixCache(model, n_sequences, n_cells, shares=model.shares), model
 
 
-def compute(cache: PrefixCache, model: FakeModel, tokens: list[int], n: int | None = None) -> Sequence:
+def compute(cache: PrefixCache, model: FakeModel, tokens: list[int], n: int | None = None) -> CacheSequence:
     """Open a sequence for these tokens and compute n of the gap (all by default)."""
     sequence = cache.open(list(tokens), cache.match(tokens))
     assert sequence
@@ -26,7 +26,7 @@ def compute(cache: PrefixCache, model: FakeModel, tokens: list[int], n: int | No
     return sequence
 
 
-def advance(model: FakeModel, sequence: Sequence, n: int) -> None:
+def advance(model: FakeModel, sequence: CacheSequence, n: int) -> None:
     if n:
         start = sequence.n_computed
         model.decode([Chunk(sequence.id, start, sequence.tokens[start : start + n])])
@@ -227,8 +227,8 @@ class Machine(RuleBasedStateMachine):
     @initialize(n_sequences=st.integers(1, 5), n_cells=st.integers(40, 120), shares=st.booleans())
     def begin(self, n_sequences: int, n_cells: int, shares: bool) -> None:
         self.cache, self.model = make(n_sequences, n_cells, shares=shares)
-        self.busy: list[Sequence] = []
-        self.lent: Sequence | None = None
+        self.busy: list[CacheSequence] = []
+        self.lent: CacheSequence | None = None
 
     @rule(tokens=st.lists(st.integers(1, 2), min_size=1, max_size=40))
     def open(self, tokens: list[int]) -> None:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.engine.engine import TELL_S, Engine
+from service.engine.engine import Engine
+from service.engine.teller import TELL_S
 from service.request import Done, Progress, Request, SamplingParams
 from tests.fakes import FakeClock, FakeModel
 from tests.service.door import make_engine

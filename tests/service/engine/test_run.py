@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from service.engine.prefix import Sequence
+from service.engine.prefix import CacheSequence
 from service.engine.run import Lead, Run
 from service.request import Event, FinishReason, Piece, Request, SamplingParams
 from tests.fakes import EOS, FakeModel
@@ -75,7 +75,7 @@ def test_logprobs_travel_with_the_text_they_belong_to():
 
 def test_prefix_is_coming_as_long_as_its_leader_computes_it():
     tokens = [1] * 50
-    leader = Sequence(0, tokens, n_computed=10, is_busy=True)
+    leader = CacheSequence(0, tokens, n_computed=10, is_busy=True)
     lead = Lead(leader, tokens, 40)
     assert lead.is_coming
     leader.n_computed = 40
