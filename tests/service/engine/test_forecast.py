@@ -18,7 +18,8 @@ REQUESTS = st.lists(st.tuples(st.integers(2, 600), st.integers(1, 80)), min_size
 @settings(deadline=None, max_examples=60)
 @given(st.sampled_from(sorted(TABLES)), REQUESTS, st.integers(1, 16))
 def test_prediction_is_what_happens(name: str, requests: list[tuple[int, int]], max_streams: int):
-    """Where lengths are known: half of the first tokens within a fifth of all or one step, all within a quarter or two."""
+    """Where lengths are known: half of the first tokens within a fifth of all or one step, all within a quarter or
+    two."""
     table = TABLES[name]
     simulation = Simulation(Machine(table), known=table, max_streams=max_streams, max_wait_s=1e9)
     jobs = [job for request in requests if (job := simulation.submit(*request))]
