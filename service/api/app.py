@@ -146,7 +146,7 @@ def make_app(
 
     @app.get("/status.json")
     def show_status() -> bottle.HTTPResponse:
-        return json_response(200, status.body(engine.state, describe_model()))
+        return json_response(200, status.body(engine.state, describe_model(), engine.prices))
 
     @app.get(f"/<:re:{'|'.join(re.escape(path[1:]) for path in PAGE)}>")
     def show_page() -> Any:

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..chat.constraint import Constrainer
 from ..chat.prompt import Prompter
@@ -37,6 +38,7 @@ from .pulse import Pulse
 from .request_queue import Phase, RequestQueue
 from .retention import Retention
 from .run import Lead, Run
+from .scheduler import Scheduler
 from .step import Batch
 from .teller import Teller
 
@@ -106,7 +108,7 @@ class Engine:
             metrics,
             clock,
             max_streams=limits.max_streams or self._cost.choose_streams(),
-            row_s=lambda: self._cost.row_s(),
+            scheduler=lambda: self._batch.scheduler if self._batch else Scheduler(self._cost, 1),
         )
         self._teller = Teller(queue, clock)
         self._followers: dict[Request, Lead] = {}  # who waits for whose prefix
@@ -155,6 +157,19 @@ class Engine:
     @property
     def max_streams(self) -> int:
         return self._queue.max_streams
+
+    @property
+    def prices(self) -> dict[str, Any]:
+        """What a step costs here, for whoever reads it: milliseconds by rows on the machine at rest, microseconds per
+        row and attended cell (None: not measured), and how many times as much it is just now. Two digits: single steps
+        of others are nobody's business."""
+        cell_s = self._cost.cell_s
+        return {
+            "ms_by_rows": {str(rows): float(f"{seconds * 1e3:.2g}") for rows, seconds in self._cost.table.items()},
+            "us_per_cell": None if cell_s is None else float(f"{cell_s * 1e6:.2g}"),
+            "factor": round(self._cost.factor, 1),
+            "goal_ms": round(self._limits.step_s * 1e3),
+        }
 
     @property
     def model(self) -> Model:
@@ -239,7 +254,7 @@ class Engine:
         loaded = self._clock()
         self._warm_up(model)
         self._pin_system_prompt()
-        if self._limits.measures and not self._cost.is_measured:
+        if self._limits.measures:
             self._calibration = Calibration(model, self._cache, self._cost, self._clock)
         self._busy_at = self._renewed_at = self._clock()
         self._pulse.beat()
@@ -491,7 +506,8 @@ class Engine:
             elif run.sequence:
                 self._cache.drop(run.sequence)
             if isinstance(event, Done):
-                self._admission.observe_end(self._clock() - (run.request.started_at or 0.0))
+                run_s = self._clock() - (run.request.started_at or 0.0)
+                self._admission.observe_end(run_s, run.request.n_output_tokens)
             self._queue.end(run.request, event)
             self._queue.changed.notify_all()
 
@@ -502,13 +518,14 @@ class Engine:
             return
         found = cost.Measured(self._cost.points, self._cost.cell_s, self._model.has_flash_attention)
         cost.save(self._state_path(cost.STATE_NAME), found)
-        if self._calibration.is_done:
-            self._calibration.close()
-            self._calibration = None
+        if self._calibration.has_all:
             self._queue.max_streams = self._choose_streams()
             self._retention.cell_price = self._cell_price()
             kind = "flash" if self._model.has_flash_attention else "plain"
             log.info("steps measured: %s; %s attention, %d streams", self._cost, kind, self._queue.max_streams)
+        if self._calibration.is_done:
+            self._calibration.close()
+            self._calibration = None
 
     def _timed_out(self) -> TimedOut:
         return TimedOut(f"no complete answer within {self._limits.timeout_s:g} s (LLM_REQUEST_TIMEOUT_S)")

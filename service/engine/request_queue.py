@@ -1,8 +1,8 @@
 """Requests between being accepted and their one end: who waits, who runs, who was put back.
 
 Any thread may submit, cancel, enter a phase and read the properties. The lists belong to the engine thread, which moves
-requests while it holds `changed`. Knows how many tokens wait, and what a token costs. Knows nothing of the model, the
-cache or steps.
+requests while it holds `changed`. Knows how many tokens wait, and asks the schedule when they are computed. Knows
+nothing of the model, the cache or steps.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from ..metrics import Metrics
 from ..request import Done, Failed, Request, State
 from .admission import Admission
 from .fairness import Fairness
+from .forecast import Load, first_tokens_s
 from .run import Run
+from .scheduler import Scheduler
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +32,8 @@ class Phase(enum.Enum):
 
 
 class RequestQueue:
-    """max_streams: how many may run. row_s: what a prompt token costs in seconds, None while nobody knows. runs: oldest
-    first. has_newcomers: whether somebody has come since it was set back."""
+    """max_streams: how many may run. scheduler: whose rule says who waits how long. runs: oldest first. has_newcomers:
+    whether somebody has come since it was set back."""
 
     def __init__(
         self,
@@ -40,9 +42,9 @@ class RequestQueue:
         clock: Callable[[], float],
         *,
         max_streams: int,
-        row_s: Callable[[], float | None],
+        scheduler: Callable[[], Scheduler],
     ) -> None:
-        self._admission, self._metrics, self._clock, self._row_s = admission, metrics, clock, row_s
+        self._admission, self._metrics, self._clock, self._scheduler = admission, metrics, clock, scheduler
         self.max_streams = max_streams
         self.fairness = Fairness()
         self.phase = Phase.LOADING
@@ -79,12 +81,16 @@ class RequestQueue:
         with self.changed:
             self.require_open()
             ahead = self._list_ahead(requests)
-            wait_s = self.predict_s(_count_tokens(ahead), len(ahead) + len(self.put_back))
+
+            def predict_s() -> tuple[float, float]:
+                alone = first_tokens_s(self._scheduler(), [], map(self._expect, requests), self.max_streams)
+                return self.predict_s(ahead)[-1], max(alone)
+
             n_requests = (len(requests), self.n_waiting, len(self.runs))
             n_tokens = _count_tokens((*self.waiting, *requests))
             client = requests[0].client
             is_first = bool(client) and all(other.client != client for other in self.waiting)
-            self._admission.check(*n_requests, self.max_streams, n_tokens, wait_s, is_first=is_first)
+            self._admission.check(*n_requests, self.max_streams, n_tokens, predict_s, is_first)
             for request in requests:
                 request.submitted_at = self._clock()
                 request.state = State.QUEUED
@@ -107,12 +113,20 @@ class RequestQueue:
         with self.changed:
             return self.changed.wait_for(lambda: self.is_empty, timeout_s)
 
-    def predict_s(self, n_waiting_tokens: int, n_waiting: int) -> float:
-        """Expected seconds until the last of the waiting has its first token."""
-        running = [run.sequence.n_gap for run in list(self.runs) if run.sequence]
-        n_tokens = n_waiting_tokens + sum(gap for gap in running if gap > 1)
-        n_over = len(self.runs) + n_waiting - self.max_streams
-        return self._admission.predict_s(n_tokens, n_over, self.max_streams, self._row_s())
+    def predict_s(self, waiting: Sequence[Request]) -> list[float]:
+        """Expected seconds until each of them has its first token, if they begin in this order."""
+        running, back = [], []
+        for run in list(self.runs):
+            if run.sequence:
+                n_said, max_tokens = run.request.n_output_tokens, run.request.params.max_tokens
+                running.append(self._admission.expect_rest(run.n_gap, n_said, max_tokens))
+        for run in list(self.put_back):
+            back.append(self._admission.expect_rest(len(run.tokens), 0, run.n_left))
+        new = map(self._expect, waiting)
+        return first_tokens_s(self._scheduler(), running, [*back, *new], self.max_streams)[len(back) :]
+
+    def _expect(self, request: Request) -> Load:
+        return self._admission.expect(len(request.prompt_tokens), request.params.max_tokens)
 
     def _list_ahead(self, requests: Sequence[Request]) -> Sequence[Request]:
         """Who would have begun when the last of these, all of one client, begins: they too, and whoever waits longer or

@@ -20,7 +20,7 @@ from . import lookup
 from .cost import StepCost
 from .prefix import PrefixCache
 from .run import Run
-from .scheduler import plan as share_out
+from .scheduler import Scheduler
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +65,7 @@ class Batch:
         self._metrics, self._clock = metrics, clock
         self._runs, self._owner = runs, owner
         self._speculates = speculates and model.shares  # without, a wrong guess would cost the whole sequence
+        self.scheduler = Scheduler(cost, model.max_batch)
         self._n_faults = 0
         self.n_cells_used = 0
 
@@ -72,8 +73,7 @@ class Batch:
         """Who gets how many rows, with room in the cache made for all of them."""
         while self._runs:
             gaps = [run.n_gap for run in self._runs]
-            budget = self._cost.budget(has_streams=1 in gaps, n_cells=self._count_attended())
-            rows = share_out(gaps, budget, self._model.max_batch)
+            rows = self.scheduler.plan(gaps, self._count_attended())
             if self._cache.make_room(sum(rows), is_last=len(self._runs) == 1):
                 plan = [(run, self._cut(run, n)) for run, n in zip(self._runs, rows, strict=True) if n]
                 return self._guess(plan) if self._speculates else plan

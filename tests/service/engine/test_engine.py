@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from service.chat.constraint import Grammar
 from service.chat.prompt import Prompter
-from service.engine.cost import MIN_STREAMS
+from service.engine.cost import GRID, MIN_STREAMS
 from service.engine.engine import RENEW_S, REST_S, Engine, Limits
 from service.engine.request_queue import Phase
 from service.engine.step import MAX_FAULTS
@@ -38,10 +38,14 @@ from tests.fakes import TEMPLATE, FakeClock, FakeConstraint, FakeModel, FakeSamp
 from tests.service.door import make_engine, make_request, wait_until
 
 
-def load(model: FakeModel, **changes: Any) -> Engine:
-    """With a clock that stands still."""
+def load(model: FakeModel, *, is_known: bool = True, **changes: Any) -> Engine:
+    """With a clock that stands still, and on a machine that is known to compute any step in no time, unless it is to be
+    measured."""
     engine = make_engine(model, **{"clock": FakeClock(), **changes})
     engine.load()
+    for rows in GRID if is_known and not changes.get("measures") else ():
+        if rows <= model.max_batch:
+            engine._cost.measured(rows, 1e-6)
     return engine
 
 
@@ -644,7 +648,7 @@ def test_no_room_in_the_model_is_not_a_fault():
 
 
 def test_wait_beyond_the_limit_is_refused_with_the_time():
-    engine = load(FakeModel(), max_wait_s=30, max_queue=50, max_streams=1, step_s=20)
+    engine = load(FakeModel(), is_known=False, max_wait_s=30, max_queue=50, max_streams=1, step_s=20)
     engine._cost.measured(16, 16.0)  # a second per token: a prompt of 11 takes 11 s
     submit(engine, "x" * 50)  # alone, so it is taken
     with pytest.raises(QueueFull, match="LLM_MAX_WAIT_S=30") as caught:
@@ -707,7 +711,7 @@ def test_progress_is_told_on_change_and_not_with_every_step():
     engine._queue.predict_s = lambda *args: (looked.append(args), predict(*args))[1]
     run(engine, 100)
     assert [[event.place for event in events(request)] for request in waiting] == [[i] for i in range(2, 32)]
-    assert len(looked) == 30  # and nothing was computed for nobody
+    assert len(looked) == 1  # for all of them, and never again
     clock.now += TELL_S
     run(engine, 10)
     assert not any(events(request) for request in waiting)  # nothing has changed
@@ -886,7 +890,7 @@ def test_machine_is_measured_when_idle_and_remembered(tmp_path: Path):
     clock.now += REST_S
     run(engine, 40)
     known = json.loads((tmp_path / "steps.json").read_text())
-    assert known["steps"] == {str(n): pytest.approx(n * 0.004) for n in (1, 2, 4, 8, 12, 16)}
+    assert known["steps"] == {str(n): [pytest.approx(n * 0.004)] for n in (1, 2, 4, 8, 12, 16)}
     assert known["flash_attention"] is True
     assert engine.max_streams == MIN_STREAMS  # more rows bring no more here
     assert engine.model.n_used_cells == 0 and engine._cache.n_free_sequences == engine.model.n_sequences
@@ -1202,15 +1206,16 @@ def test_one_client_that_fills_the_queue_keeps_nobody_out():
 
 def test_expected_wait_is_what_is_ahead_in_turn():
     """A polite client is not refused for a queue that it will not stand in."""
-    engine = load(FakeModel(), max_streams=1, max_queue=8, max_wait_s=3)
-    engine._admission._mean_run_s = 1.0
-    ask(engine, "g")
+    engine = load(FakeModel(), is_known=False, max_streams=1, max_queue=8, max_wait_s=3)
+    for rows in (1, 2, 4, 8, 12, 16):
+        engine._cost.measured(rows, 0.1)  # an answer of ten tokens, half of what may be, takes a second
+    ask(engine, "g", max_tokens=20)
     engine.step(idle_s=0)
     for _ in range(2):
-        ask(engine, "g")
+        ask(engine, "g", max_tokens=20)
     with pytest.raises(QueueFull):
-        [ask(engine, "g") for _ in range(2)]
-    ask(engine, "p")
+        [ask(engine, "g", max_tokens=20) for _ in range(2)]
+    ask(engine, "p", max_tokens=20)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
