@@ -58,8 +58,6 @@ class _Rewriter:
         new: dict[str, Any] = {}
         extra: list[Any] = []  # what must hold besides
         for key, value in schema.items():
-            if key == "x-guidance":
-                continue
             if key == "oneOf" and isinstance(value, list) and self._are_apart(value):
                 extra.append({"anyOf": [self.rewrite(option) for option in value]})
             elif key in _LISTS and isinstance(value, list):

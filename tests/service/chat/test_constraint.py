@@ -142,7 +142,7 @@ PETS = {
         "properties": {"kind": {"const": "dog"}, "of": {"$ref": "#/$defs/Pet"}},
         "required": ["kind"],
     },
-    "Pet": {"oneOf": [{"$ref": "#/$defs/Cat"}, {"$ref": "#/$defs/Dog"}], "discriminator": {"propertyName": "kind"}},
+    "Pet": {"oneOf": [{"$ref": "#/$defs/Cat"}, {"$ref": "#/$defs/Dog"}], "title": "Pet"},
 }
 
 
@@ -159,8 +159,8 @@ PETS = {
     ],
 )
 def test_ordinary_schemas_are_kept(constrainer: Constrainer, schema: dict[str, Any], text: str):
-    """A `$ref` at the root or to a definition that refers on was refused: that is every recursive Pydantic model, and
-    a union with a discriminator is a oneOf of such."""
+    """A `$ref` at the root or to a definition that refers on was refused: that is every recursive Pydantic model. A
+    oneOf of references is kept if a property tells them apart."""
     assert takes(bind(constrainer, schema), text)
 
 
