@@ -2,7 +2,8 @@
 
     ServiceError                   500 server_error            what a client may be told
     ├── BadRequest                 400 invalid_request_error   a value the client can correct
-    │   ├── Unauthorized           401 no API key, or a wrong one
+    │   ├── Unauthorized           401 no API key
+    │   │   └── WrongKey           401 one that is none of ours
     │   ├── NotFound               404
     │   ├── MethodNotAllowed       405
     │   ├── BodyTooLarge           413

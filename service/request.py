@@ -141,11 +141,11 @@ class State(enum.Enum):
 class Request:
     """One accepted question: token ids in, events out. Times are the engine clock's seconds.
 
-    client: who asks, by key or address, in a word that tells neither; requests of one client share its turns.
     Several requests may share one `events` queue (the choices of one answer): `index` in each event tells them apart.
-    namespace: only what was computed in the same one is reused. client: who asks. n_reused_tokens: of the prompt, found
-    computed; n_cached_tokens: of these, what the client is told. siblings: all that were submitted together, with
-    itself. told: when it was last told how far it is, and what.
+    namespace: only what was computed in the same one is reused. client: who asks, by a digest of its key or by address;
+    requests of one client share its turns. n_reused_tokens: of the prompt, found computed; n_cached_tokens: of these,
+    what the client is told. siblings: all that were submitted together, with itself. told: when it was last told how
+    far it is, and what.
     """
 
     id: str
@@ -156,7 +156,6 @@ class Request:
     namespace: str = ""
     client: str = ""
     wants_progress: bool = False
-    client: str = ""
     state: State = State.NEW
     is_cancelled: bool = False
     submitted_at: float = 0.0

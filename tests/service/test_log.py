@@ -101,7 +101,7 @@ def test_no_route_and_no_fault_logs_what_a_client_wrote(written: io.StringIO, fa
     assert SECRET not in written.getvalue()
 
 
-@pytest.mark.parametrize("place", ["tokenize", "token_bytes", "make_sampler", "json_grammar", "is_end"])
+@pytest.mark.parametrize("place", ["tokenize", "token_bytes", "make_sampler", "is_end"])
 def test_no_fault_in_our_own_code_logs_what_a_client_wrote(
     written: io.StringIO, place: str, monkeypatch: pytest.MonkeyPatch
 ):
