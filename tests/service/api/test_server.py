@@ -234,7 +234,7 @@ def test_whatever_is_asked_for_is_refused_in_json(held: Running, line: bytes, st
     assert json.loads(body)["error"]["message"]
 
 
-@pytest.mark.parametrize("host", [b"\xff:99999[", b"a b", b"[::", b"x" * 9000, b"localhost\x00.example"])
+@pytest.mark.parametrize("host", [b"\xff:99999[", b"a b", b"x" * 9000, b"localhost\x00.example"])
 def test_whatever_host_is_named_is_refused_in_json(held: Running, host: bytes):
     with socket.create_connection(("127.0.0.1", held.server.port), 10) as client:
         client.sendall(b"GET /healthz HTTP/1.1\r\nHost: " + host + b"\r\nConnection: close\r\n\r\n")
