@@ -19,7 +19,7 @@ yes = $(if $(filter 1 yes true,$(YES)),--yes)
 dry_run = $(if $(filter-out 0 no false,$(DRY_RUN)),--dry-run)
 needs_compartment = [ -n '$(COMPARTMENT)' ] || { echo 'usage: make $(1) COMPARTMENT=ocid1.compartment...' >&2; exit 2; }
 
-.PHONY: help image image-oci stack test test-image run bench stress estimate tune lock lock-model train-demo clean
+.PHONY: help image image-oci stack test test-image test-faults run bench stress estimate tune lock lock-model train-demo clean
 .PHONY: publish deploy destroy prune-images rollout status
 
 help: ## print this
@@ -73,6 +73,10 @@ test: ## run every test that needs no bake (PROVIDER=registry or its path: the s
 test-image: ## test a running node (HOST=address [KEY=~/.ssh/id_ed25519] [SSH_USER=ubuntu])
 	@[ -n '$(HOST)' ] || { echo 'usage: make test-image HOST=address [KEY=private-key]' >&2; exit 2; }
 	@python=$(venv); "$$python" -m scripts.bake.test_image --host '$(HOST)' $(if $(KEY),--key '$(KEY)')
+
+test-faults: ## break a booted copy of the baked image in every way (IMAGE=build/x.qcow2; half an hour emulated)
+	@bash scripts/setup/host_packages.sh image
+	@python=$(venv); "$$python" -m scripts.bake.test_image --faults $(or $(IMAGE),$$(ls -t build/*.qcow2 | head -n 1))
 
 run: ## serve the page on this machine, loopback only (MODEL=demo PORT=8080)
 	@bash scripts/setup/host_packages.sh run
