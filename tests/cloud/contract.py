@@ -156,16 +156,33 @@ def types(module: str, kind: str, value: Any = None) -> dict[str, str]:
 
 def collections(operation: Operation, value: Any = None) -> dict[str, Any]:
     """API name -> empty, of each list and map of what an operation answers."""
-    fields = types(operation.module, operation.item or operation.answer, value).items()
-    return {name: [] if kind[0] == "l" else {} for name, kind in fields if kind.startswith(("list[", "dict("))}
+    return empty(operation.module, operation.item or operation.answer, value)
+
+
+def empty(module: str, kind: str, value: Any = None) -> dict[str, Any]:
+    """API name -> empty, of each list and map of a model."""
+    fields = types(module, kind, value).items()
+    return {name: [] if one[0] == "l" else {} for name, one in fields if one.startswith(("list[", "dict("))}
 
 
 def absent(operation: Operation, value: Any) -> list[str]:
-    """The lists and maps that an answer leaves out. The APIs send empty ones, and Terraform's provider tells them from
-    none: a computed one that is not there is not known, and the next plan is not empty."""
+    """The lists and maps that an answer leaves out, or a part of it that it has by name, as a load balancer its
+    listeners. The APIs send empty ones, and Terraform's provider tells them from none: a computed one that is not there
+    is not known, and the next plan is not empty.
+    """
     if operation.item or not isinstance(value, dict):
         return []
-    return [f".{name}: an empty one is left out" for name in collections(operation, value) if value.get(name) is None]
+    told = _absent(operation.module, operation.answer, value, "")
+    for name, kind in types(operation.module, operation.answer, value).items():
+        part = re.fullmatch(r"dict\(str, (\w+)\)", kind)
+        for key, one in (value.get(name) or {}).items() if part and part[1] not in PLAIN else ():
+            told += _absent(operation.module, part[1], one, f".{name}.{key}")
+    return told
+
+
+def _absent(module: str, kind: str, value: dict[str, Any], path: str) -> list[str]:
+    left_out = [name for name in empty(module, kind, value) if value.get(name) is None]
+    return [f"{path}.{name}: an empty one is left out" for name in left_out]
 
 
 def faults(module: str, kind: str, value: Any, path: str = "") -> list[str]:

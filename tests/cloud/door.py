@@ -9,6 +9,7 @@ Knows HTTP, faults, gates and the contract. Knows no resource.
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import re
 import traceback
@@ -73,6 +74,7 @@ class Door:
     def __init__(self, tenancy: Tenancy, app: Callable[..., Iterable[bytes]], key_id: str) -> None:
         self.tenancy, self.app, self.key_id = tenancy, app, key_id
         self.untruths: list[str] = []
+        self._ids = itertools.count(1)
         self._given: dict[tuple[str, str], Answer] = {}  # by path and retry token
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -93,7 +95,7 @@ class Door:
         except Exception:
             self.untruths.append(f"{call}: {traceback.format_exc()}")
             answer = worded(Refused(501, "MethodNotImplemented", traceback.format_exc()))
-        answer.headers.append(("opc-request-id", f"TEST/{len(self.tenancy.calls)}"))
+        answer.headers.append(("opc-request-id", f"TEST/{next(self._ids)}"))
         if told := [f"{call}: {one}" for one in check_answer(operation, request, answer)]:
             self.untruths += told
             answer = worded(Refused(501, "MethodNotImplemented", f"the double does not tell the truth: {told}"))

@@ -49,7 +49,8 @@ def test_every_answer_is_as_its_model_says(life: Caller) -> None:
     assert len(life.calls) > 200
 
 
-# Module and method of changes whose status is not that of most: 200 with content, 204 without.
+# Module and method of changes whose status is not that of most: 200 with content, 204 without. The SDK does not tell
+# them; these are what Oracle's API pages give, or the form that services of their age have.
 STATUSES = {
     ("bastion", "POST"): 202,
     ("bastion", "PUT"): 202,
@@ -295,6 +296,16 @@ def test_list_that_is_left_out_is_told() -> None:
     shown = contract.find("GET", f"{VCNS}/x")
     assert any("ipv6CidrBlocks" in fault for fault in contract.absent(shown, VCN))
     assert contract.absent(shown, {**contract.collections(shown), **VCN}) == []
+
+
+def test_list_that_a_part_leaves_out_is_told() -> None:
+    """Without a listener's lists of rule sets and host names the provider's next plan is not empty."""
+    shown = contract.find("GET", "/20170115/loadBalancers/x")
+    listener = {"name": "http", "port": 80, "protocol": "HTTP", "defaultBackendSetName": "nodes", "ruleSetNames": []}
+    balancer = {**contract.collections(shown), "listeners": {"http": listener}}
+    told = contract.absent(shown, balancer)
+    assert ".listeners.http.hostnameNames: an empty one is left out" in told
+    assert not any("ruleSetNames" in one for one in told)
 
 
 def test_kind_of_a_value_decides_what_it_must_have() -> None:

@@ -9,8 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.cloud.offer import said
 from tests.stack import combinations
 from tests.stack.deployment import Deployment, Plan, deploying, existing_network
+
+
+def pytest_report_header() -> str:
+    return said()
 
 
 @pytest.fixture(scope="session")

@@ -56,7 +56,6 @@ PARTS = {
 def kept(model: str, details: Json) -> Json:
     """What the API keeps and shows of a part: what its model has (no private key), and an empty list where none is."""
     fields = contract.types("load_balancer", model)
-    lists = {name: [] for name, kind in fields.items() if kind.startswith("list[")}
     said = {name: value for name, value in details.items() if name in fields and value is not None}
     if model == "BackendSet":
         said["healthChecker"] = {**CHECKER, **said["healthChecker"]}
@@ -64,7 +63,7 @@ def kept(model: str, details: Json) -> Json:
         said.setdefault("caCertificate", "")
     if said.get("sslConfiguration"):
         said["sslConfiguration"] = {**SSL, **said["sslConfiguration"]}
-    return {**lists, **said}
+    return {**contract.empty("load_balancer", model), **said}
 
 
 # What the API takes where nothing is said
