@@ -19,7 +19,7 @@ yes = $(if $(filter 1 yes true,$(YES)),--yes)
 dry_run = $(if $(filter-out 0 no false,$(DRY_RUN)),--dry-run)
 needs_compartment = [ -n '$(COMPARTMENT)' ] || { echo 'usage: make $(1) COMPARTMENT=ocid1.compartment...' >&2; exit 2; }
 
-.PHONY: help image image-oci stack test test-image run bench tune lock lock-model train-demo clean
+.PHONY: help image image-oci stack test test-image test-faults run bench stress estimate tune lock lock-model train-demo clean
 .PHONY: publish deploy destroy prune-images rollout status
 
 help: ## print this
@@ -74,6 +74,10 @@ test-image: ## test a running node (HOST=address [KEY=~/.ssh/id_ed25519] [SSH_US
 	@[ -n '$(HOST)' ] || { echo 'usage: make test-image HOST=address [KEY=private-key]' >&2; exit 2; }
 	@python=$(venv); "$$python" -m scripts.bake.test_image --host '$(HOST)' $(if $(KEY),--key '$(KEY)')
 
+test-faults: ## break a booted copy of the baked image in every way (IMAGE=build/x.qcow2; half an hour emulated)
+	@bash scripts/setup/host_packages.sh image
+	@python=$(venv); "$$python" -m scripts.bake.test_image --faults $(or $(IMAGE),$$(ls -t build/*.qcow2 | head -n 1))
+
 run: ## serve the page on this machine, loopback only (MODEL=demo PORT=8080)
 	@bash scripts/setup/host_packages.sh run
 	@bash scripts/run/service.sh '$(MODEL)' '$(PORT)'
@@ -83,6 +87,16 @@ bench: ## compare with other servers on this machine (MODEL=random PEERS="..." W
 	@bash scripts/setup/host_packages.sh bench
 	@PEERS='$(PEERS)' WORKLOADS='$(WORKLOADS)' QUICK='$(QUICK)' \
 	  bash scripts/run/bench.sh '$(if $(filter file,$(origin MODEL)),random,$(MODEL))'
+
+stress: ## load, abuse and break a node on loopback, and hold it against its budgets (MODEL=demo SCENARIOS="..." SECONDS_EACH=20)
+	@bash scripts/setup/host_packages.sh stress
+	@SCENARIOS='$(SCENARIOS)' SECONDS_EACH='$(SECONDS_EACH)' bash scripts/run/stress.sh '$(MODEL)'
+
+estimate: ## estimate our kernels' speed on Arm from the built sets; here measure too (SHAPES=SmolLM3-3B SUITE=bookworm)
+	@bash scripts/setup/host_packages.sh estimate
+	@python=$(venv); arm=$$("$$python" -m scripts.libllama.build arm64 --suite '$(or $(SUITE),bookworm)'); \
+	  here=$$("$$python" -m scripts.libllama.build native); \
+	  "$$python" -m tests.bench.estimate "$$arm" "$$here" $(if $(SHAPES),--model '$(SHAPES)')
 
 tune: ## find the fastest settings for a model on this machine (MODEL=demo, or several to compare; STORE=1 keeps them)
 	@bash scripts/setup/host_packages.sh run

@@ -18,11 +18,13 @@ from . import config
 from .api import keys
 from .config import Config
 from .engine import cost
+from .engine.admission import reserve
 from .engine.cost import Measured
 from .errors import EXIT_CONFIG, EXIT_SOFTWARE, ConfigError
 from .llama import library, machine
 from .llama.binding import import_binding
 from .llama.model import MIN_SEQUENCES, LlamaModel, read_ahead
+from .log import write_to_stderr
 from .protocol import Model
 
 if TYPE_CHECKING:
@@ -49,9 +51,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str], prepare: Callable
     try:
         settings = config.load(environ)
         api_keys = keys.load(settings.api_keys_file)
-        logging.basicConfig(
-            level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
-        )
+        write_to_stderr(settings.log_level)
         loading = Loading(prepare(settings))
     except ConfigError as error:
         for fault in error.faults:
@@ -96,7 +96,7 @@ def run(settings: Config, load_model: Load, api_keys: keys.Keys) -> int:
             make_app(settings, engine, metrics, keys=api_keys, status=status),
             host=settings.host,
             port=settings.port,
-            max_streams=(settings.max_streams or cost.MAX_STREAMS) + settings.max_queue,
+            max_accepted=(settings.max_streams or cost.MAX_STREAMS) + settings.max_queue + reserve(settings.max_queue),
             max_body_bytes=settings.max_body_bytes,
         )
     except OSError as error:

@@ -108,7 +108,9 @@ SETTINGS = (
     Setting("LLM_SPECULATE", "choice", AUTO, "guess tokens from the prompt when it pays", choices=("off", AUTO)),
     Setting("LLM_MAX_QUEUE", "count", "32", "requests that may wait; one more gets 503 with Retry-After", 0, 512),
     Setting("LLM_MAX_QUEUE_TOKENS", "count", "65536", "prompt tokens that may wait in all", 64, 1048576),
-    Setting("LLM_MAX_WAIT_S", "count", "60", "longest expected wait for a first token; beyond it 503", 1, 280),
+    Setting(
+        "LLM_MAX_WAIT_S", "count", "60", "longest expected wait for others before a first token; beyond it 503", 1, 280
+    ),
     Setting("LLM_MAX_BODY_BYTES", "count", "1048576", "largest request body; NGINX allows the highest", 1024, 1048576),
     Setting("LLM_REQUEST_TIMEOUT_S", "count", "240", "seconds a request may wait and run; NGINX waits longer", 1, 280),
     Setting("LLM_DRAIN_S", "count", "30", "seconds that running answers get to finish after SIGTERM", 0, 300),

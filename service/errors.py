@@ -2,11 +2,15 @@
 
     ServiceError                   500 server_error            what a client may be told
     ├── BadRequest                 400 invalid_request_error   a value the client can correct
-    │   ├── Unauthorized           401 no API key, or a wrong one
+    │   ├── Unauthorized           401 no API key
+    │   │   └── WrongKey           401 one that is none of ours
     │   ├── NotFound               404
     │   ├── MethodNotAllowed       405
     │   ├── BodyTooLarge           413
-    │   └── UnsupportedMedia       415
+    │   ├── UnsupportedMedia       415
+    │   ├── Misdirected            421 a Host that is not this machine
+    │   ├── TooManyGuesses         429 rate_limit_error, with Retry-After
+    │   └── ConstraintFailed       400 the answer cannot go on as its grammar wants
     ├── Unavailable                503 server_error            with Retry-After: the same request may work later
     │   ├── QueueFull              503 too many wait, or too long (not 429: the node is busy, whoever asks)
     │   ├── NotReady               503 the model is still loading
@@ -55,6 +59,10 @@ class Unauthorized(BadRequest):
     code = "invalid_api_key"
 
 
+class WrongKey(Unauthorized):
+    """A key was brought, and it is none of ours."""
+
+
 class NotFound(BadRequest):
     status = 404
     code = "not_found"
@@ -70,9 +78,24 @@ class BodyTooLarge(BadRequest):
     code = "body_too_large"
 
 
+class Misdirected(BadRequest):
+    status = 421
+    code = "host_not_allowed"
+
+
+class TooManyGuesses(BadRequest):
+    status = 429
+    type = "rate_limit_error"
+    code = "too_many_wrong_keys"
+
+
 class UnsupportedMedia(BadRequest):
     status = 415
     code = "unsupported_media_type"
+
+
+class ConstraintFailed(BadRequest):
+    code = "grammar_failed"
 
 
 class Unavailable(ServiceError):

@@ -17,6 +17,7 @@ from typing import NoReturn, Protocol
 
 from .config import Config
 from .errors import EXIT_CONFIG, EXIT_SOFTWARE, ConfigError
+from .log import describe
 from .notice import notify
 
 log = logging.getLogger("service")
@@ -64,7 +65,7 @@ def serve(settings: Config, engine: Engine, server: Server, mailbox: Mailbox) ->
     notify(address, "STOPPING=1")
     if isinstance(reason, BaseException):
         is_setting = isinstance(reason, ConfigError)
-        log.critical("ending: %s: %s", "settings" if is_setting else type(reason).__name__, reason)
+        log.critical("ending: %s", f"settings: {reason}" if is_setting else describe(reason))
         engine.stop(STOP_S)
         server.wait_flushed(STOP_S)
         return EXIT_CONFIG if is_setting else EXIT_SOFTWARE

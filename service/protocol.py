@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from .request import SamplingParams, TokenLogprob
+
+NO_TOKEN = -1  # a sampler's answer when nothing may come any more
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class Chunk:
 
 class Sampler(Protocol):
     def sample(self, index: int) -> int:
-        """Choose the token after row `index` of the last decode; the row must have had logits."""
+        """Choose the token after row `index` of the last decode; the row must have had logits. NO_TOKEN if the answer
+        is complete and no token is left that could end it. Raises ConstraintFailed if it must go on and cannot."""
 
     def close(self) -> None: ...
 
@@ -51,12 +54,6 @@ class Vocabulary(Protocol):
 
     def is_end(self, token: int) -> bool:
         """Whether the answer ends with this token."""
-
-    def json_grammar(self, schema: dict[str, Any] | None) -> str:
-        """GBNF of a JSON Schema, or of any JSON object. Raises ValueError for what cannot be expressed."""
-
-    def check_grammar(self, grammar: str) -> None:
-        """Raises ValueError unless the grammar can be used."""
 
 
 class Model(Vocabulary, Protocol):
@@ -87,8 +84,7 @@ class Model(Vocabulary, Protocol):
     def logprob(self, index: int, token: int, n_top: int) -> TokenLogprob:
         """How likely the token was after row `index`, and the n_top likeliest ones."""
 
-    def make_sampler(self, params: SamplingParams, seed: int, prompt: Sequence[int]) -> Sampler:
-        """Raises ValueError for a grammar that cannot be used."""
+    def make_sampler(self, params: SamplingParams, seed: int, prompt: Sequence[int]) -> Sampler: ...
 
     def save(self, sequence: int) -> memoryview:
         """A sequence's computed state."""

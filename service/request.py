@@ -12,8 +12,28 @@ import queue
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from .errors import ServiceError
+
+
+class Constraint(Protocol):
+    """What an answer must be, asked token by token. It goes along with one answer and belongs to whoever has that: the
+    engine's thread once the request is submitted. Raises ConstraintFailed when it cannot say."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the answer may end here."""
+
+    def accept(self, token: int) -> bool:
+        """Take the next token. False if it may not come, and nothing has changed then. One that ends the answer is
+        only answered for."""
+
+    def mask(self) -> bytes:
+        """Which tokens may come next: a bit for each, the lowest of the first byte is token 0."""
+
+    def copy(self) -> Constraint:
+        """One for another answer, as far along as this."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +41,7 @@ class SamplingParams:
     """How to choose tokens and when to end. The ranges live in api/body.py, which checks them.
 
     logit_bias: (token, bias added to its logit). n_logprobs: likeliest tokens to report beside each chosen one, None
-    for no report at all. grammar: GBNF that the answer must follow.
+    for no report at all. constraint: of this answer alone, for it remembers what was said.
     """
 
     max_tokens: int
@@ -36,7 +56,7 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     logit_bias: tuple[tuple[int, float], ...] = ()
     n_logprobs: int | None = None
-    grammar: str | None = None
+    constraint: Constraint | None = None
 
 
 class FinishReason(str, enum.Enum):
@@ -122,9 +142,10 @@ class Request:
     """One accepted question: token ids in, events out. Times are the engine clock's seconds.
 
     Several requests may share one `events` queue (the choices of one answer): `index` in each event tells them apart.
-    namespace: only what was computed in the same one is reused. client: who asks. n_reused_tokens: of the prompt, found
-    computed; n_cached_tokens: of these, what the client is told. siblings: all that were submitted together, with
-    itself. told: when it was last told how far it is, and what.
+    namespace: only what was computed in the same one is reused. client: who asks, by a digest of its key or by address;
+    requests of one client share its turns. n_reused_tokens: of the prompt, found computed; n_cached_tokens: of these,
+    what the client is told. siblings: all that were submitted together, with itself. told: when it was last told how
+    far it is, and what.
     """
 
     id: str

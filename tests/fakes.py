@@ -8,14 +8,15 @@ asked for, one thread. Nothing sleeps: a test that wants to stand between two st
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from service.errors import ModelError, NoRoom
-from service.protocol import Chunk
-from service.request import SamplingParams, TokenLogprob
+from service.chat.constraint import Grammar
+from service.errors import BadRequest, ModelError, NoRoom
+from service.protocol import Chunk, Vocabulary
+from service.request import Constraint, SamplingParams, TokenLogprob
 
 BOS, EOS, ANSWER = 256, 257, 258  # ANSWER ends the prompt of a chat, as <|assistant|> does in real templates
 N_TOKENS = 259
@@ -96,15 +97,6 @@ class FakeModel:
     def is_end(self, token: int) -> bool:
         return token == EOS
 
-    def json_grammar(self, schema: dict[str, Any] | None) -> str:
-        if schema and schema.get("type") == "hiccup":
-            raise ValueError("type hiccup is not known")
-        return "root ::= " + ("object" if schema is None else "schema")
-
-    def check_grammar(self, grammar: str) -> None:
-        if "root" not in grammar:
-            raise ValueError("there is no rule named root")
-
     def decode(self, chunks: Sequence[Chunk]) -> None:
         self._check_thread()
         n_rows = sum(len(chunk.tokens) for chunk in chunks)
@@ -167,7 +159,7 @@ class FakeModel:
         self._check_thread()
         self.seeds.append(seed)
         self.n_open_samplers += 1
-        return FakeSampler(self)
+        return FakeSampler(self, params.constraint)
 
     def next_token(self, index: int) -> int:
         tokens = self._logits[index]
@@ -190,18 +182,59 @@ class FakeModel:
 
 
 class FakeSampler:
-    def __init__(self, model: FakeModel) -> None:
-        self._model = model
+    """Takes what the model says, or the first token that the constraint allows instead."""
+
+    def __init__(self, model: FakeModel, constraint: Constraint | None) -> None:
+        self._model, self._constraint = model, constraint
         self._is_open = True
 
     def sample(self, index: int) -> int:
         assert self._is_open, "sampled after close"
-        return self._model.next_token(index)
+        token, constraint = self._model.next_token(index), self._constraint
+        if constraint and not constraint.accept(token):
+            token = next(i for i, is_allowed in enumerate(bits(constraint.mask())) if is_allowed)
+            assert constraint.accept(token), "in the mask and refused"
+        return token
 
     def close(self) -> None:
         if self._is_open:
             self._is_open = False
             self._model.n_open_samplers -= 1
+
+
+def bits(mask: bytes) -> list[bool]:
+    """Of a constraint's mask, one for each token."""
+    return [bool(byte >> i & 1) for byte in mask for i in range(8)]
+
+
+@dataclass(frozen=True)
+class FakeConstraint:
+    """Remembers what was asked for, and lets everything through."""
+
+    grammar: Grammar
+    is_complete: bool = True
+
+    def accept(self, token: int) -> bool:
+        return True
+
+    def mask(self) -> bytes:
+        return b"\xff" * (N_TOKENS // 8 + 1)
+
+    def copy(self) -> FakeConstraint:
+        return self
+
+
+class FakeConstrainer:
+    """Takes every schema, and every text that may be a grammar."""
+
+    def __init__(self, vocabulary: Vocabulary | None = None) -> None: ...
+
+    def make(self, grammar: Grammar) -> FakeConstraint:
+        if grammar.gbnf is not None and not re.search(r"root\s*::=", grammar.gbnf):
+            raise BadRequest("there is no rule named root", param=grammar.param, code="invalid_grammar")
+        return FakeConstraint(grammar)
+
+    def close(self) -> None: ...
 
 
 class FakeClock:

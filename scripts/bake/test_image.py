@@ -189,6 +189,21 @@ def check_image(image: Path) -> tuple[bool, dict[str, dict]]:
     return not any(statuses), report
 
 
+def check_faults(image: Path) -> bool:
+    """Boot one copy and take disk, memory, network and clock from it; whether all tests passed."""
+    accelerator, reason = choose_accelerator()
+    machine = choose_machines(accelerator, Path("/proc/cpuinfo").read_text())["a2"]
+    LOGS.mkdir(parents=True, exist_ok=True)
+    log(f"booting a fresh copy of {image.name} ({reason}); console in {LOGS}/console-faults.log")
+    with VM(image, name="copy-faults", disk_gb=DISK_GB, console=LOGS / "console-faults.log", **machine) as vm:
+        watch_boot(vm)
+        broken = [TESTS / "test_sandbox.py", TESTS / "test_faults.py", *node_options(vm), "--faults"]
+        status = run_pytest("broken in every way", *broken)
+        if status:
+            log(vm.last_words())
+    return status == 0
+
+
 def check_host(host: str, key: Path | None, is_disruptive: bool) -> bool:
     """Test a node that somebody else started."""
     options = ["--node", host, *(["--node-key", str(key)] if key else []), *(["--disruptive"] if is_disruptive else [])]
@@ -202,11 +217,14 @@ def main() -> int:
     what.add_argument("--host", help="a running node, as ssh takes it: name, address or user@address")
     parser.add_argument("--key", type=Path, help="private key for --host")
     parser.add_argument("--disruptive", action="store_true", help="with --host: kill its service and reboot it too")
+    parser.add_argument("--faults", action="store_true", help="of an image: break one copy in every way, and only that")
     parser.add_argument("--report", type=Path, metavar="OUT.json", help="write the boot report here")
     options = parser.parse_args()
     exit_on_signals()
     if options.host:
         return 0 if check_host(options.host, options.key, options.disruptive) else 1
+    if options.faults:
+        return 0 if check_faults(options.image) else 1
     has_passed, report = check_image(options.image)
     print_report(report)
     if options.report:

@@ -4,20 +4,21 @@ Attention is computed for all heads that share a key, and for all rows of a prom
 It never touches a cell that a row cannot see. ggml's own kernel goes cell by cell for each head of each row. Eight
 streams of 350 tokens: 50 instead of 60 ms per step; sixteen prompt rows over 1024 cells: 72 instead of 126 ms.
 
-A matrix product whose last rows are two or three fills them up to four, and so it does with one that makes sixteen: the
-product for four rows reads and unpacks each weight once, the one for a single row once for each. Seven rows: 39 instead
-of 50 ms.
+Products by Q4_0, Q8_0, Q4_K and Q6_K weights are ours on AVX2, VNNI (256 and 512 bits), Arm's dotprod and i8mm, for
+dense and sparse models: kernels/quantized_product.h has their shape, product_<set>.h an instruction set each,
+product_traits.h takes the place of ggml's class. On AVX2 (EPYC 7003, one core, 2048 x 1024, best of 60), 8 rows: Q4_K
+0.19 instead of 0.49 ms, Q6_K 0.23 instead of 0.73, Q4_0 0.20 instead of 0.50, Q8_0 0.45 instead of 1.09. On Arm and
+with VNNI estimated only. Their buffers ask for pages of 2 MB.
 
 On CPUs with AMX ggml's products by AMX come before all others. Compiled by GCC 11 or 12 they end the process: the
 compiler takes only the first eight bytes of the tile configuration for read and does not store what belongs into the
-rest. That is mended, also for whoever is compared with us (FIXES). Weights that we multiply faster are kept from AMX.
+rest. That is mended, also for whoever is compared with us (FIXES). Weights that we multiply are kept from AMX.
 
-On x86-64 with AVX-512 and VNNI, kernels/vnni_product.h computes the products by Q4_0 weights, and rows are always
-filled up. Eight rows: 17 instead of 39 ms; 32 rows: 51 instead of 108 ms. On Arm the products are ggml's.
+The other types' products are ggml's: one whose last rows are two or three fills them up to four, and so it does with
+one that makes sixteen: the product for four rows reads and unpacks each weight once, that for one row once for each.
 
-Times are medians of a step of TinyLlama's shape in Q4_0 on 2 cores of an AMD EPYC, November 2026, each against what was
-there before it. Attention and filling up are C++ for x86-64 and Arm; on Arm their results are tested, and no time was
-measured.
+Times of steps are medians of TinyLlama's shape in Q4_0 on 2 cores of an AMD EPYC, November 2026, each against what was
+there before it. On Arm results are tested, and no time was measured.
 
 Knows where in the pinned tree the changes go, and stops if it is not so any more. Standard library only.
 """
@@ -31,15 +32,16 @@ from pathlib import Path
 
 CPU = Path("ggml/src/ggml-cpu")
 AMX, AMX_PRODUCT = CPU / "amx/amx.cpp", CPU / "amx/mmq.cpp"
-OPS, REPACK, REPACK_X86 = CPU / "ops.cpp", CPU / "repack.cpp", CPU / "arch/x86/repack.cpp"
-ATTENTION, VNNI = (Path(__file__).parent / "kernels" / f"{name}.h" for name in ("grouped_attention", "vnni_product"))
+OPS, REPACK = CPU / "ops.cpp", CPU / "repack.cpp"
+KERNELS = Path(__file__).parent / "kernels"
 
-# Types of weights that AMX must not have, because our product is faster: 32 rows of TinyLlama's shape in Q4_0 on two
-# cores of a Xeon, 300 rows/s against 260. Where we have no product, AMX is faster than the rest of ggml: Q4_K_M 225
-# against 143. A type that gets a product of ours goes here if `make bench` on a CPU with AMX says so.
-AMX_LEAVES = ("Q4_0",)
+# Types of weights that AMX must not have, because our product is faster. Measured for Q4_0 on two cores of a Xeon, 32
+# rows of TinyLlama's shape: 300 rows/s against 260. For the others by the estimate of the same loop on icelake-server
+# (tests/bench/README.md), which for Q4_K is 0.9 of Q4_0's: 270 rows/s, where AMX has 225 for Q4_K_M, and 94 at 8 rows.
+# If `make bench` on a CPU with AMX says otherwise, the type goes from here.
+AMX_LEAVES = ("Q4_0", "Q8_0", "Q4_K", "Q6_K")
 
-HEADERS = {OPS.with_name(ATTENTION.name): ATTENTION, REPACK_X86.with_name(VNNI.name): VNNI}  # beside who includes them
+HEADERS = {CPU / header.name: header for header in sorted(KERNELS.glob("*.h"))}  # beside who includes them
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ EDITS = (
     Edit(
         OPS,
         "static void ggml_compute_forward_flash_attn_ext_f16_one_chunk(\n",
-        f'#include "{ATTENTION.name}"\n\n{{}}',
+        '#include "grouped_attention.h"\n\n{}',
     ),
     # ggml's own kernel, which goes on with a single head of a single row: hidden cells in blocks
     Edit(
@@ -101,9 +103,6 @@ EDITS = (
         """\
     // Llamakiln: whether the last rows of so many are filled up to four.
     static bool fills_up(int64_t n_rows) {
-        if (std::is_same_v<BLOC_TYPE, block_q4_0> && ggml_cpu_has_avx512_vnni() && n_rows > 4) {
-            return n_rows % 4 > 0;  // by vnni_product.h
-        }
         return n_rows % 4 > 1 || n_rows % 16 == 13;
     }
 
@@ -175,18 +174,38 @@ EDITS = (
 
 {}""",
     ),
-    Edit(REPACK, "#include <cstring>\n", "{}#include <type_traits>\n#include <vector>\n"),
+    # ours where there is one; ggml's own classes stay for the rest
     Edit(
-        REPACK_X86,
-        "void ggml_gemm_q4_0_8x8_q8_0(int n, float * GGML_RESTRICT s, size_t bs, const void * GGML_RESTRICT vx, "
-        "const void * GGML_RESTRICT vy, int nr, int nc) {\n",
-        f"""\
-#include "{VNNI.name}"
+        REPACK,
+        """\
+}  // namespace ggml::cpu::repack
 
-{{}}#ifdef VNNI_PRODUCT
-    vnni_product_q4_0(n, s, bs, vx, vy, nr, nc);
-    return;
+static const ggml::cpu::tensor_traits * ggml_repack_get_optimal_repack_type(const struct ggml_tensor * cur) {
+""",
+        """\
+#include "product_traits.h"
+
+{}    if (const auto * ours = ggml::cpu::repack::find_product_traits(cur)) {
+        return ours;
+    }
+""",
+    ),
+    Edit(
+        REPACK,
+        "    buffer->iface.init_tensor = ggml_backend_cpu_repack_buffer_init_tensor;\n",
+        "{}    ggml::cpu::repack::ask_for_large_pages(ggml_backend_buffer_get_base(buffer), size);\n",
+    ),
+    Edit(
+        REPACK,
+        "#include <cstring>\n",
+        """\
+#include <algorithm>
+{}#include <vector>
+#ifdef __linux__
+#include <sys/mman.h>
 #endif
+
+#include "product_set.h"
 """,
     ),
 )
@@ -197,8 +216,16 @@ class Mismatch(Exception):
 
 
 def headers(edits: Sequence[Edit]) -> dict[Path, Path]:
-    """Those of HEADERS that the edits include."""
-    return {place: header for place, header in HEADERS.items() if any(header.name in edit.made for edit in edits)}
+    """Those of HEADERS that the edits include, and that these include."""
+    included = {place: header for place, header in HEADERS.items() if any(header.name in edit.made for edit in edits)}
+    left = list(included.values())
+    while left:
+        text = left.pop().read_text()
+        for place, header in HEADERS.items():
+            if place not in included and f'#include "{header.name}"' in text:
+                included[place] = header
+                left.append(header)
+    return included
 
 
 def key(edits: Sequence[Edit] = EDITS) -> str:

@@ -32,6 +32,8 @@ log "OCI provider of the stack's tests: ${PROVIDER:-the stand-in (PROVIDER=regis
 log "ruff"
 "$python" -m ruff check
 "$python" -m ruff format --check --quiet || die "some files are not formatted" "$python -m ruff format"
+log "the floors of service/"
+"$(dirname "$python")/lint-imports" --no-cache >&2 || die "an import of service/ points up" "see the contracts in pyproject.toml"
 log "shellcheck"
 shopt -s globstar
 shellcheck scripts/**/*.sh .ci/run

@@ -2,7 +2,7 @@
 # Install the distribution packages that a make target needs on this machine: lists what is missing, then asks apt for it.
 # Needs root or sudo for that, else prints the exact command. Nothing missing, nothing done.
 #
-# usage: host_packages.sh image|oci|test|run|bench
+# usage: host_packages.sh image|oci|test|run|bench|stress|estimate
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . scripts/lib.sh
@@ -13,13 +13,17 @@ sets=(cmake ninja-build clang lld llvm ccache binutils mmdebstrap debian-archive
 vm=(qemu-system-arm qemu-efi-aarch64 qemu-utils genisoimage)
 case ${1:-} in
   run) packages=("${python[@]}" "${compiler[@]}") ;;
+  stress) packages=("${python[@]}" "${compiler[@]}" nginx) ;;
   bench) packages=("${python[@]}" "${compiler[@]}" binutils) ;;
+  estimate) packages=("${python[@]}" "${compiler[@]}" "${sets[@]}" llvm-19) ;;
   oci) packages=("${python[@]}" "${sets[@]}") ;;
   test) packages=("${python[@]}" "${compiler[@]}" "${vm[@]}" binutils shellcheck nginx chromium curl iptables openssh-client
     fdisk packer) ;;
   image) packages=("${python[@]}" "${sets[@]}" "${vm[@]}" ipxe-qemu xorriso mtools dosfstools openssh-client packer) ;;
-  *) die "usage: host_packages.sh image|oci|test|run|bench" ;;
+  *) die "usage: host_packages.sh image|oci|test|run|bench|stress|estimate" ;;
 esac
+# Our kernels are tested for other CPUs too: under QEMU's user mode, by SIMDe.
+if [ "${1}" = test ] && [ "$(uname -m)" != aarch64 ]; then packages=(qemu-user-static g++-aarch64-linux-gnu libsimde-dev "${packages[@]}"); fi
 if [ "${1}" = image ] && [ "$(uname -m)" != aarch64 ]; then packages=(qemu-user-static arch-test "${packages[@]}"); fi
 
 # has PACKAGE: installed as a package, or there as a command of that name or purpose by another way.

@@ -8,12 +8,13 @@ from __future__ import annotations
 import hashlib
 import logging
 import queue
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import bottle
 
+from ..chat.length import is_too_long
 from ..config import Config
 from ..engine.engine import Engine
 from ..errors import BadRequest, BodyTooLarge, ServiceError, UnsupportedMedia
@@ -104,25 +105,26 @@ class Answering:
         model, prompter = self._engine.model, self._engine.prompter
         bodies.check_vocabulary(ask, model.n_vocab)
         stop: tuple[str, ...] = ()
-        if ask.prompts:
-            prompts = [prompter.encode(prompt) if isinstance(prompt, str) else prompt for prompt in ask.prompts]
-        else:
-            messages = bodies.add_system(ask.messages, self._config.system_prompt)
-            prompts, stop = [prompter.encode_chat(messages)], prompter.stop
+        texts: Sequence[str | list[int]] = ask.prompts
+        if not texts:
+            texts = [prompter.render(bodies.add_system(ask.messages, self._config.system_prompt))]
+            stop = prompter.stop
+        prompts = [text if isinstance(text, list) else self._encode(ask, text) for text in texts]
         params = [
             bodies.limit_to_context(
                 ask, len(tokens), model.n_context, self._config.max_tokens, stop, model.sampling_defaults
             )
             for tokens in prompts
         ]
-        grammar = ask.grammar.resolve(model) if ask.grammar else None
+        constraint = self._engine.constrainer.make(ask.grammar) if ask.grammar else None
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         n_choices = ask.n * len(prompts)
         caller: Caller = environ["llm.caller"]
         requests = []
         for i in range(n_choices):
             tokens, own = prompts[i // ask.n], params[i // ask.n]
-            own = replace(own, grammar=grammar, seed=bodies.choice_seed(own.seed, i % ask.n))
+            seed = bodies.choice_seed(own.seed, i % ask.n)
+            own = replace(own, constraint=constraint.copy() if constraint else None, seed=seed)
             request_id = environ["llm.request_id"] + (f"-{i}" if n_choices > 1 else "")
             requests.append(
                 Request(
@@ -140,6 +142,13 @@ class Answering:
         no = lambda: False  # noqa: E731
         is_gone, is_half_closed = (environ.get(f, no) for f in ("waitress.client_disconnected", "llm.is_half_closed"))
         return Watch(self._engine, requests, is_gone, self._poll_s, is_half_closed)
+
+    def _encode(self, ask: bodies.Ask, text: str) -> list[int]:
+        """The tokens of a prompt. One that cannot fit the context is refused by its beginning."""
+        model = self._engine.model
+        if is_too_long(model, text, model.n_context, parse_special=True):
+            bodies.refuse_length(ask, model.n_context)
+        return self._engine.prompter.encode(text)
 
     def collect(self, watch: Watch, reply: Reply, event: Event | None) -> bottle.HTTPResponse:
         """One body of all choices; the first that fails fails all."""

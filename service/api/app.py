@@ -17,13 +17,14 @@ from .. import metrics as metrics_room
 from ..config import Config
 from ..engine.engine import Engine
 from ..engine.request_queue import Phase
-from ..errors import BadRequest, MethodNotAllowed, NotFound, ServiceError, Unavailable
+from ..errors import BadRequest, MethodNotAllowed, NotFound, ServiceError, Unavailable, WrongKey
 from ..metrics import Metrics
 from . import body as bodies
 from . import openapi, page
 from . import reply as reply_room
 from .answering import PING_S, POLL_S, Answering
-from .caller import read_caller
+from .caller import Caller, check_host, find_address, is_loopback
+from .guesses import Guesses
 from .keys import Keys
 from .refusal import Environ, Refused, guard, json_response
 from .reply import ChatReply, CompletionReply, GenerateReply
@@ -46,7 +47,8 @@ def make_app(
 ) -> Callable[[Environ, Callable[..., Any]], Iterable[bytes]]:
     app = bottle.Bottle()
     app.config["catchall"] = False  # its own answer to a fault is HTML
-    keys = keys or Keys()
+    keys, guesses = keys or Keys(), Guesses()
+    is_local = is_loopback(config.host)
     status = status or Status(metrics)
     created = int(time.time())
     answering = Answering(config, engine, metrics, binding=status.binding, ping_s=ping_s, poll_s=poll_s)
@@ -54,14 +56,26 @@ def make_app(
     description = reply_room.dump(openapi.describe(config, has_keys=bool(keys)))
 
     @app.hook("before_request")
-    def require_key() -> None:
+    def know_client() -> None:
         environ = bottle.request.environ
-        if environ["PATH_INFO"] not in OPEN_PATHS:
-            try:
-                key = keys.check(environ.get("HTTP_AUTHORIZATION", ""))
-            except ServiceError as error:
-                raise refuse(bottle.request.environ, error) from error
-            environ["llm.caller"] = read_caller(environ, key)
+        address = find_address(environ)
+        try:
+            if is_local:
+                check_host(environ.get("HTTP_HOST", ""))
+            if environ["PATH_INFO"] not in OPEN_PATHS:
+                key = check_key(environ.get("HTTP_AUTHORIZATION", ""), address)
+                environ["llm.caller"] = Caller(key, address)
+        except ServiceError as error:
+            raise refuse(environ, error) from error
+
+    def check_key(authorization: str, address: str) -> str:
+        if keys:
+            guesses.check(address)
+        try:
+            return keys.check(authorization)
+        except WrongKey:
+            guesses.note(address)
+            raise
 
     @app.get("/healthz")
     def healthz() -> bottle.HTTPResponse:
@@ -70,11 +84,12 @@ def make_app(
 
     @app.get("/readyz")
     def readyz() -> bottle.HTTPResponse:
-        """A token was generated and new requests are taken. A full queue does not make a node unready."""
+        """A token was generated, new requests are taken, and the engine beats. A full queue does not make a node
+        unready."""
         if engine.is_ready:
             return json_response(200, {"status": "ready"})
         retry_after = {} if engine.phase is Phase.STOPPED else {"Retry-After": "5"}
-        return json_response(503, {"status": engine.phase.value}, retry_after)
+        return json_response(503, {"status": engine.state}, retry_after)
 
     @app.get("/metrics")
     def show_metrics() -> bottle.HTTPResponse:
@@ -123,8 +138,7 @@ def make_app(
             bodies.require_tokens(tokens, model.n_vocab, "tokens")
         except ServiceError as error:
             raise refuse(bottle.request.environ, error) from error
-        text = b"".join(map(model.token_bytes, tokens)).decode("utf-8", "replace")
-        return json_response(200, {"content": text})
+        return json_response(200, {"content": reply_room.decode(map(model.token_bytes, tokens))})
 
     @app.get("/openapi.json")
     def show_openapi() -> bottle.HTTPResponse:
@@ -132,7 +146,7 @@ def make_app(
 
     @app.get("/status.json")
     def show_status() -> bottle.HTTPResponse:
-        return json_response(200, status.body(engine.phase.value, describe_model()))
+        return json_response(200, status.body(engine.state, describe_model(), engine.prices))
 
     @app.get(f"/<:re:{'|'.join(re.escape(path[1:]) for path in PAGE)}>")
     def show_page() -> Any:

@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from ..errors import BadRequest, UnsupportedMedia
 from ..request import SamplingParams
@@ -188,11 +188,7 @@ def limit_to_context(
     if n_prompt == 0:
         raise BadRequest("prompt: holds no tokens", param=ask.prompt_param, code="empty_prompt")
     if room < 1:
-        raise BadRequest(
-            f"{ask.prompt_param}: uses {n_prompt} tokens; the context holds {n_context}, so at most {n_context - 1}",
-            param=ask.prompt_param,
-            code="context_length_exceeded",
-        )
+        refuse_length(ask, n_context, f"{n_prompt}")
     if ask.max_tokens is not None and ask.max_tokens > room:
         raise BadRequest(
             f"{ask.max_tokens_param}={ask.max_tokens}: the context holds {n_context} tokens and the prompt uses "
@@ -206,6 +202,16 @@ def limit_to_context(
         logit_bias=ask.logit_bias,
         n_logprobs=ask.n_logprobs,
         **{**sampling_defaults(defaults or {}), **ask.sampling},
+    )
+
+
+def refuse_length(ask: Ask, n_context: int, n_prompt: str = "") -> NoReturn:
+    """n_prompt: its tokens, if they were counted to the end."""
+    raise BadRequest(
+        f"{ask.prompt_param}: uses {n_prompt or f'more than {n_context}'} tokens; the context holds {n_context}, "
+        f"so at most {n_context - 1}",
+        param=ask.prompt_param,
+        code="context_length_exceeded",
     )
 
 

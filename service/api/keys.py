@@ -10,7 +10,7 @@ import hashlib
 import hmac
 from pathlib import Path
 
-from ..errors import ConfigError, Unauthorized
+from ..errors import ConfigError, Unauthorized, WrongKey
 
 MIN_CHARACTERS = 16
 
@@ -24,7 +24,7 @@ class Keys:
 
     def check(self, authorization: str) -> str:
         """The Authorization header's value, empty if there is none. Returns the key's name, which tells nothing of the
-        key; empty if none is asked for. Raises Unauthorized."""
+        key; empty if none is asked for. Raises Unauthorized, and WrongKey if a key was brought."""
         if not self:
             return ""
         scheme, _, key = authorization.partition(" ")
@@ -32,7 +32,7 @@ class Keys:
             raise Unauthorized("Authorization: is missing, must be Bearer and an API key of this node")
         digest = _digest(key.strip())
         if sum([hmac.compare_digest(digest, known) for known in self._digests]) == 0:  # no early end
-            raise Unauthorized("Authorization: this is not an API key of this node")
+            raise WrongKey("Authorization: this is not an API key of this node")
         return digest.hex()
 
 

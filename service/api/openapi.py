@@ -192,6 +192,12 @@ _STATUS = _object(
     image={"type": ["object", "null"]},
     library_set=WORD_OR_NULL,
     llama_cpp_python=STRING,
+    prices=_object(
+        ms_by_rows={"type": "object", "additionalProperties": NUMBER},
+        us_per_cell={"type": ["number", "null"]},
+        factor=NUMBER,
+        goal_ms=COUNT,
+    ),
     metrics={"type": "object", "additionalProperties": NUMBER},
     history=_object(
         every_s=NUMBER,

@@ -36,7 +36,7 @@ class Refused(bottle.HTTPResponse):
 
 def json_response(status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> bottle.HTTPResponse:
     always = {"Content-Type": "application/json", "Cache-Control": "no-store"}
-    return bottle.HTTPResponse(reply.dump(body), status, {**always, **(headers or {})})
+    return bottle.HTTPResponse("".join(reply.pieces(body)), status, {**always, **(headers or {})})
 
 
 def guard(app: bottle.Bottle) -> Callable[[Environ, Callable[..., Any]], Iterable[bytes]]:

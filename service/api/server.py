@@ -141,11 +141,13 @@ class Server(TcpWSGIServer):
 
     channel_class = Channel
 
-    def __init__(self, app: Callable[..., Any], *, host: str, port: int, max_streams: int, max_body_bytes: int) -> None:
+    def __init__(
+        self, app: Callable[..., Any], *, host: str, port: int, max_accepted: int, max_body_bytes: int
+    ) -> None:
         super().__init__(
             app,
             listen=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
-            threads=max_streams + SPARE_THREADS,
+            threads=max_accepted + SPARE_THREADS,
             connection_limit=MAX_CONNECTIONS,
             max_request_body_size=max_body_bytes + 1,  # waitress refuses from this size on, not above it
             max_request_header_size=MAX_HEADER_BYTES,

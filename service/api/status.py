@@ -58,8 +58,8 @@ class Status:
             self._rows.append((then, *_describe_span(before, numbers, then - self._last[0])))
             self._last = then, numbers
 
-    def body(self, state: str, model: dict[str, Any]) -> dict[str, Any]:
-        """state: the engine's phase. model: as in /v1/models."""
+    def body(self, state: str, model: dict[str, Any], prices: dict[str, Any]) -> dict[str, Any]:
+        """state: the engine's phase. model: as in /v1/models. prices: what a step costs here."""
         now = self._clock()
         return {
             "status": state,
@@ -68,6 +68,7 @@ class Status:
             "image": self._image,
             "library_set": self._library_set,
             "llama_cpp_python": self.binding,
+            "prices": prices,
             "metrics": {
                 name: _coarsen(name, value) for name, value in self._metrics.numbers().items() if name not in PRIVATE
             },

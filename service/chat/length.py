@@ -15,11 +15,12 @@ SLACK = 1.1
 SLACK_TOKENS = 64
 
 
-def is_too_long(vocabulary: Vocabulary, text: str, n_room: int) -> bool:
-    """Whether the text certainly has more than n_room tokens. False says nothing about texts that were read whole."""
+def is_too_long(vocabulary: Vocabulary, text: str, n_room: int, *, parse_special: bool) -> bool:
+    """Whether the text certainly has more than n_room tokens. False says nothing about texts that were read whole.
+    parse_special: as it will be tokenized, since a marker may be one token or ten."""
     n_characters = FIRST_CHARACTERS * n_room
     while n_characters < len(text):
-        head = vocabulary.tokenize(text[:n_characters], add_special=False, parse_special=False)
+        head = vocabulary.tokenize(text[:n_characters], add_special=False, parse_special=parse_special)
         if len(head) > SLACK * n_room + SLACK_TOKENS:
             return True
         n_characters *= 2

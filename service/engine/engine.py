@@ -19,9 +19,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from ..chat.constraint import Constrainer
 from ..chat.prompt import Prompter
 from ..errors import ClientGone, ConfigError, ServiceError, TimedOut
+from ..log import describe
 from ..metrics import Metrics
 from ..protocol import Chunk, Model
 from ..request import Done, Failed, FinishReason, Request, SamplingParams, State, Timings
@@ -29,10 +32,13 @@ from . import cost, system_prompt
 from .admission import Admission
 from .calibration import Calibration
 from .cost import StepCost
+from .fairness import find_yielding
 from .prefix import PrefixCache
+from .pulse import Pulse
 from .request_queue import Phase, RequestQueue
 from .retention import Retention
 from .run import Lead, Run
+from .scheduler import Scheduler
 from .step import Batch
 from .teller import Teller
 
@@ -42,6 +48,9 @@ IDLE_S = 1.0  # how long the thread sleeps without work between two heartbeats
 UNKNOWN_CELL_PRICE = 2e-4  # 2 us of attention to one cell / 10 ms per row: TinyLlama's shape, November 2026
 RENEW_S = 60.0  # how often the system prompt is rendered anew
 REST_S = 1.0  # how long nobody may have wanted anything before the machine is measured
+
+
+STUCK = "stuck"
 
 
 @dataclass(frozen=True)
@@ -88,6 +97,7 @@ class Engine:
 
         self._model: Model | None = None
         self._prompter: Prompter | None = None
+        self._constrainer: Constrainer | None = None
         self._cache: PrefixCache | None = None
         self._retention = Retention()
         self._calibration: Calibration | None = None  # while something is left to measure
@@ -98,16 +108,20 @@ class Engine:
             metrics,
             clock,
             max_streams=limits.max_streams or self._cost.choose_streams(),
-            row_s=lambda: self._cost.row_s(),
+            scheduler=lambda: self._batch.scheduler if self._batch else Scheduler(self._cost, 1),
         )
         self._teller = Teller(queue, clock)
         self._followers: dict[Request, Lead] = {}  # who waits for whose prefix
         self._busy_at = self._renewed_at = 0.0
+        self._pulse = Pulse(clock, lambda: self._cost.dearest_s())
         self._thread = threading.Thread(target=self._live, name="engine", daemon=True)
 
         metrics.watch("llm_requests_waiting", "Requests that wait", lambda: float(self.n_waiting))
         metrics.watch("llm_requests_running", "Requests that run", lambda: float(self.n_running))
-        metrics.watch("llm_ready", "1 when a request would be taken", lambda: float(self.is_ready))
+        metrics.watch("llm_ready", "1 when a request would be taken and computed", lambda: float(self.is_ready))
+        metrics.watch(
+            "llm_engine_stuck", "1 when the engine's thread does not beat", lambda: float(self.state == STUCK)
+        )
         metrics.watch("llm_max_streams", "Most requests that run at once", lambda: float(self.max_streams))
         metrics.watch("llm_kv_cache_tokens", "Tokens in the KV cache", lambda: float(self._n_cells_used()))
         metrics.watch(
@@ -124,8 +138,13 @@ class Engine:
         return self._queue.phase
 
     @property
+    def state(self) -> str:
+        """The phase, or `stuck`: ready, but its thread has not beaten for longer than any step takes."""
+        return STUCK if self.phase is Phase.READY and not self._pulse.is_felt else self.phase.value
+
+    @property
     def is_ready(self) -> bool:
-        return self._queue.phase is Phase.READY
+        return self.state == Phase.READY.value
 
     @property
     def n_waiting(self) -> int:
@@ -140,6 +159,19 @@ class Engine:
         return self._queue.max_streams
 
     @property
+    def prices(self) -> dict[str, Any]:
+        """What a step costs here, for whoever reads it: milliseconds by rows on the machine at rest, microseconds per
+        row and attended cell (None: not measured), and how many times as much it is just now. Two digits: single steps
+        of others are nobody's business."""
+        cell_s = self._cost.cell_s
+        return {
+            "ms_by_rows": {str(rows): float(f"{seconds * 1e3:.2g}") for rows, seconds in self._cost.table.items()},
+            "us_per_cell": None if cell_s is None else float(f"{cell_s * 1e6:.2g}"),
+            "factor": round(self._cost.factor, 1),
+            "goal_ms": round(self._limits.step_s * 1e3),
+        }
+
+    @property
     def model(self) -> Model:
         """The loaded model, for reading its vocabulary. Raises NotReady before it is loaded."""
         self._queue.require_open()
@@ -151,6 +183,12 @@ class Engine:
         self._queue.require_open()
         assert self._prompter is not None
         return self._prompter
+
+    @property
+    def constrainer(self) -> Constrainer:
+        self._queue.require_open()
+        assert self._constrainer is not None
+        return self._constrainer
 
     def start(self) -> None:
         self._thread.start()
@@ -193,7 +231,7 @@ class Engine:
             while self._queue.phase is not Phase.STOPPED:
                 self.step()
         except BaseException as error:  # whatever it is, nobody may wait for ever
-            log.critical("the engine cannot go on: %s: %s", type(error).__name__, error)
+            log.critical("the engine cannot go on: %s", describe(error))
             self._on_fatal(error)
         finally:
             self.close()
@@ -203,6 +241,7 @@ class Engine:
         started = self._clock()
         self._model = model = self._load_model()
         self._prompter = Prompter(model)
+        self._constrainer = Constrainer(model)
         known = cost.load(self._state_path(cost.STATE_NAME))
         self._cost = StepCost(self._limits.step_s, model.max_batch, known)
         self._retention.cell_price = self._cell_price()
@@ -215,9 +254,10 @@ class Engine:
         loaded = self._clock()
         self._warm_up(model)
         self._pin_system_prompt()
-        if self._limits.measures and not self._cost.is_measured:
+        if self._limits.measures:
             self._calibration = Calibration(model, self._cache, self._cost, self._clock)
         self._busy_at = self._renewed_at = self._clock()
+        self._pulse.beat()
         self._queue.enter(Phase.READY)
         log.info(
             "ready after %.2f s (load %.2f s, first token %.2f s): %s, context %d, cache %d tokens, %d streams",
@@ -239,6 +279,8 @@ class Engine:
             for run in (*self._queue.runs, *self._queue.put_back):
                 run.close()
                 self._queue.leave(run)
+        if self._constrainer:
+            self._constrainer.close()
         if self._model:
             self._model.close()
 
@@ -299,6 +341,7 @@ class Engine:
             self._metrics.step_s.observe(self._busy_at - started)
         elif self._wants_measuring:
             self._measure()
+        self._pulse.beat()
         self._on_beat(self._clock())
 
     def _intake(self, idle_s: float) -> None:
@@ -338,18 +381,37 @@ class Engine:
 
     @property
     def _wants_measuring(self) -> bool:
-        is_resting = self.is_ready and not self.n_waiting and self._clock() - self._busy_at >= REST_S
+        is_resting = self.phase is Phase.READY and not self.n_waiting and self._clock() - self._busy_at >= REST_S
         return is_resting and self._calibration is not None and self._calibration.can_go_on()
 
     def _begin_all(self, now: float) -> None:
-        for run in list(self._queue.put_back):
-            if not self._place(run):
-                return
-            self._queue.put_back.remove(run)
+        """In the order of fairness; of one client first what was put back. Who has no room blocks those behind, or many
+        short ones would keep a long one out for ever."""
+        queue = self._queue
         self._followers = {r: held for r, held in self._followers.items() if r.state is State.QUEUED}
-        for request in list(self._queue.waiting):
-            if len(self._queue.runs) >= self._queue.max_streams or not self._begin(request, now):
+        put_back = {run.request: run for run in queue.put_back}
+        ordered = queue.fairness.order([*put_back, *queue.waiting], [run.request for run in queue.runs])
+        queue.waiting[:] = [request for request in ordered if request not in put_back]
+        for request in ordered:
+            if len(queue.runs) >= queue.max_streams and not self._make_way(request):
                 return
+            if not (self._resume(put_back[request]) if request in put_back else self._begin(request, now)):
+                return
+
+    def _make_way(self, request: Request) -> bool:
+        """All places are taken, and nothing of this client runs: the youngest of who has most of them is put back."""
+        lead, runs = self._followers.get(request), self._queue.runs
+        yielding = find_yielding([run.request for run in runs], request.client)
+        if yielding is None or (lead and lead.is_coming):
+            return False
+        self._set_aside(next(run for run in runs if run.request is yielding))
+        return True
+
+    def _resume(self, run: Run) -> bool:
+        if not self._place(run):
+            return False
+        self._queue.put_back.remove(run)
+        return True
 
     def _begin(self, request: Request, now: float) -> bool:
         """Start a waiting request. False: there is no room, so none behind it can start either."""
@@ -372,7 +434,7 @@ class Engine:
         try:
             run.sampler = self._model.make_sampler(request.params, seed, request.prompt_tokens)
         except Exception as error:
-            log.error("request %s: no sampler: %s: %s", request.id, type(error).__name__, error)
+            log.error("request %s: no sampler: %s", request.id, describe(error))
             self._free(run, Failed(_model_failed(), request.index))
         return True
 
@@ -409,22 +471,25 @@ class Engine:
         n_prompt, n_output, n_cached = len(request.prompt_tokens), request.n_output_tokens, request.n_cached_tokens
         self._free(run, Done(reason, n_prompt, n_output, n_cached, timings, request.index))
 
-    def fail(self, run: Run) -> None:
-        self._free(run, Failed(_model_failed(), run.request.index), is_kept=False)
+    def fail(self, run: Run, error: ServiceError | None = None) -> None:
+        self._free(run, Failed(error or _model_failed(), run.request.index), is_kept=False)
 
     def report(self, run: Run) -> None:
         self._teller.tell_running(run, self._cost.row_s() or 0.0)
 
     def put_back_youngest(self) -> None:
         """The cache is full of running requests: the one that began last starts again when there is room."""
-        assert self._cache is not None
         if len(self._queue.runs) == 1:
             log.error("request %s: alone, and has no room in the cache", self._queue.runs[0].request.id)
             self.fail(self._queue.runs[0])
             return
+        self._set_aside(self._queue.runs[-1])
+
+    def _set_aside(self, run: Run) -> None:
+        """What it computed stays as cache, as long as there is room, and it goes on when its turn comes."""
+        assert self._cache is not None and run.sequence is not None
         with self._queue.changed:
-            run = self._queue.runs.pop()
-            assert run.sequence is not None
+            self._queue.runs.remove(run)
             self._cache.retire(run.sequence)
             run.sequence, run.draft = None, []
             self._queue.put_back.insert(0, run)
@@ -441,7 +506,8 @@ class Engine:
             elif run.sequence:
                 self._cache.drop(run.sequence)
             if isinstance(event, Done):
-                self._admission.observe_end(self._clock() - (run.request.started_at or 0.0))
+                run_s = self._clock() - (run.request.started_at or 0.0)
+                self._admission.observe_end(run_s, run.request.n_output_tokens)
             self._queue.end(run.request, event)
             self._queue.changed.notify_all()
 
@@ -452,13 +518,14 @@ class Engine:
             return
         found = cost.Measured(self._cost.points, self._cost.cell_s, self._model.has_flash_attention)
         cost.save(self._state_path(cost.STATE_NAME), found)
-        if self._calibration.is_done:
-            self._calibration.close()
-            self._calibration = None
+        if self._calibration.has_all:
             self._queue.max_streams = self._choose_streams()
             self._retention.cell_price = self._cell_price()
             kind = "flash" if self._model.has_flash_attention else "plain"
             log.info("steps measured: %s; %s attention, %d streams", self._cost, kind, self._queue.max_streams)
+        if self._calibration.is_done:
+            self._calibration.close()
+            self._calibration = None
 
     def _timed_out(self) -> TimedOut:
         return TimedOut(f"no complete answer within {self._limits.timeout_s:g} s (LLM_REQUEST_TIMEOUT_S)")

@@ -1,8 +1,8 @@
 """Requests between being accepted and their one end: who waits, who runs, who was put back.
 
 Any thread may submit, cancel, enter a phase and read the properties. The lists belong to the engine thread, which moves
-requests while it holds `changed`. Knows how many tokens wait, and what a token costs. Knows nothing of the model, the
-cache or steps.
+requests while it holds `changed`. Knows how many tokens wait, and asks the schedule when they are computed. Knows
+nothing of the model, the cache or steps.
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ from __future__ import annotations
 import enum
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from ..errors import ClientGone, Draining, NotReady
 from ..metrics import Metrics
 from ..request import Done, Failed, Request, State
 from .admission import Admission
+from .fairness import Fairness
+from .forecast import Load, first_tokens_s
 from .run import Run
+from .scheduler import Scheduler
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +32,8 @@ class Phase(enum.Enum):
 
 
 class RequestQueue:
-    """max_streams: how many may run. row_s: what a prompt token costs in seconds, None while nobody knows. runs: oldest
-    first. has_newcomers: whether somebody has come since it was set back."""
+    """max_streams: how many may run. scheduler: whose rule says who waits how long. runs: oldest first. has_newcomers:
+    whether somebody has come since it was set back."""
 
     def __init__(
         self,
@@ -39,10 +42,11 @@ class RequestQueue:
         clock: Callable[[], float],
         *,
         max_streams: int,
-        row_s: Callable[[], float | None],
+        scheduler: Callable[[], Scheduler],
     ) -> None:
-        self._admission, self._metrics, self._clock, self._row_s = admission, metrics, clock, row_s
+        self._admission, self._metrics, self._clock, self._scheduler = admission, metrics, clock, scheduler
         self.max_streams = max_streams
+        self.fairness = Fairness()
         self.phase = Phase.LOADING
         self.waiting: list[Request] = []
         self.put_back: list[Run] = []
@@ -76,10 +80,17 @@ class RequestQueue:
         """Accept all or none: from here on each ends in exactly one terminal event. Raises Unavailable instead."""
         with self.changed:
             self.require_open()
-            n_waiting_tokens = sum(len(r.prompt_tokens) for r in (*self.waiting, *requests))
-            wait_s = self.predict_s(n_waiting_tokens, self.n_waiting + len(requests))
+            ahead = self._list_ahead(requests)
+
+            def predict_s() -> tuple[float, float]:
+                alone = first_tokens_s(self._scheduler(), [], map(self._expect, requests), self.max_streams)
+                return self.predict_s(ahead)[-1], max(alone)
+
             n_requests = (len(requests), self.n_waiting, len(self.runs))
-            self._admission.check(*n_requests, self.max_streams, n_waiting_tokens, wait_s)
+            n_tokens = _count_tokens((*self.waiting, *requests))
+            client = requests[0].client
+            is_first = bool(client) and all(other.client != client for other in self.waiting)
+            self._admission.check(*n_requests, self.max_streams, n_tokens, predict_s, is_first)
             for request in requests:
                 request.submitted_at = self._clock()
                 request.state = State.QUEUED
@@ -102,12 +113,28 @@ class RequestQueue:
         with self.changed:
             return self.changed.wait_for(lambda: self.is_empty, timeout_s)
 
-    def predict_s(self, n_waiting_tokens: int, n_waiting: int) -> float:
-        """Expected seconds until the last of the waiting has its first token."""
-        running = [run.sequence.n_gap for run in list(self.runs) if run.sequence]
-        n_tokens = n_waiting_tokens + sum(gap for gap in running if gap > 1)
-        n_over = len(self.runs) + n_waiting - self.max_streams
-        return self._admission.predict_s(n_tokens, n_over, self.max_streams, self._row_s())
+    def predict_s(self, waiting: Sequence[Request]) -> list[float]:
+        """Expected seconds until each of them has its first token, if they begin in this order."""
+        running, back = [], []
+        for run in list(self.runs):
+            if run.sequence:
+                n_said, max_tokens = run.request.n_output_tokens, run.request.params.max_tokens
+                running.append(self._admission.expect_rest(run.n_gap, n_said, max_tokens))
+        for run in list(self.put_back):
+            back.append(self._admission.expect_rest(len(run.tokens), 0, run.n_left))
+        new = map(self._expect, waiting)
+        return first_tokens_s(self._scheduler(), running, [*back, *new], self.max_streams)[len(back) :]
+
+    def _expect(self, request: Request) -> Load:
+        return self._admission.expect(len(request.prompt_tokens), request.params.max_tokens)
+
+    def _list_ahead(self, requests: Sequence[Request]) -> Sequence[Request]:
+        """Who would have begun when the last of these, all of one client, begins: they too, and whoever waits longer or
+        was served less."""
+        running = [run.request for run in self.runs]
+        self.fairness.arrive(requests[0].client, [*self.waiting, *(run.request for run in self.put_back), *running])
+        ordered = self.fairness.order([*self.waiting, *requests], running)
+        return ordered[: max(map(ordered.index, requests)) + 1]
 
     def leave(self, run: Run) -> None:
         """It neither runs nor waits to run again."""
@@ -127,6 +154,7 @@ class RequestQueue:
         """The one place where requests end: one terminal event, one log line, never any text."""
         if not request.finish(event):
             return
+        self.fairness.settle(request)
         reason = event.reason.value if isinstance(event, Done) else str(event.error.code)
         now = self._clock()
         queue_s = (request.started_at or now) - request.submitted_at
@@ -145,3 +173,7 @@ class RequestQueue:
             (now - request.submitted_at) * 1e3,
             reason,
         )
+
+
+def _count_tokens(requests: Iterable[Request]) -> int:
+    return sum(len(request.prompt_tokens) for request in requests)

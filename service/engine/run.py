@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..chat.text import TextStream
-from ..protocol import Model, Sampler
+from ..protocol import NO_TOKEN, Model, Sampler
 from ..request import FinishReason, Piece, Request, TokenLogprob
 from .lookup import Guess
 from .prefix import CacheSequence
@@ -52,7 +52,7 @@ class Run:
     def take(self, model: Model, token: int, row: int) -> FinishReason | None:
         """Add a token, sampled after a row of the last step, to the answer, and deliver what text is ready. Returns why
         the answer is complete, None if it goes on."""
-        if model.is_end(token):
+        if token == NO_TOKEN or model.is_end(token):
             return FinishReason.STOP
         self.tokens.append(token)
         self.request.n_output_tokens += 1

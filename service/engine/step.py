@@ -11,7 +11,8 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
-from ..errors import ModelFatal, NoRoom
+from ..errors import ModelFatal, NoRoom, ServiceError
+from ..log import describe
 from ..metrics import Metrics
 from ..protocol import Chunk, Model
 from ..request import FinishReason
@@ -19,7 +20,7 @@ from . import lookup
 from .cost import StepCost
 from .prefix import PrefixCache
 from .run import Run
-from .scheduler import plan as share_out
+from .scheduler import Scheduler
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +35,9 @@ class Owner(Protocol):
     def complete(self, run: Run, reason: FinishReason) -> None:
         """Its answer is complete."""
 
-    def fail(self, run: Run) -> None:
-        """The model failed on it; what it computed cannot be trusted."""
+    def fail(self, run: Run, error: ServiceError | None = None) -> None:
+        """It cannot go on: by an error of its own, or because the model failed on it. What it computed cannot be
+        trusted."""
 
     def put_back_youngest(self) -> None:
         """The cache is full of running requests. One that is alone and has no room fails."""
@@ -63,6 +65,7 @@ class Batch:
         self._metrics, self._clock = metrics, clock
         self._runs, self._owner = runs, owner
         self._speculates = speculates and model.shares  # without, a wrong guess would cost the whole sequence
+        self.scheduler = Scheduler(cost, model.max_batch)
         self._n_faults = 0
         self.n_cells_used = 0
 
@@ -70,8 +73,7 @@ class Batch:
         """Who gets how many rows, with room in the cache made for all of them."""
         while self._runs:
             gaps = [run.n_gap for run in self._runs]
-            budget = self._cost.budget(has_streams=1 in gaps, n_cells=self._count_attended())
-            rows = share_out(gaps, budget, self._model.max_batch)
+            rows = self.scheduler.plan(gaps, self._count_attended())
             if self._cache.make_room(sum(rows), is_last=len(self._runs) == 1):
                 plan = [(run, self._cut(run, n)) for run, n in zip(self._runs, rows, strict=True) if n]
                 return self._guess(plan) if self._speculates else plan
@@ -224,7 +226,7 @@ class Batch:
             if len(self._runs) > 1:
                 self._owner.put_back_youngest()
             return
-        log.warning("a step of %d requests failed: %s: %s", len(plan), type(error).__name__, error)
+        log.warning("a step of %d requests failed: %s", len(plan), describe(error))
         if len(plan) == 1:
             self._fail(plan[0][0], error)
             return
@@ -239,8 +241,12 @@ class Batch:
                 self._fail(run, own)
 
     def _fail(self, run: Run, error: Exception) -> None:
-        """A fault ends this request only; a fatal one, or too many in a row, ends the process."""
-        log.error("request %s: %s: %s", run.request.id, type(error).__name__, error, exc_info=error)
+        """A fault ends this request only; a fatal one, or too many in a row, ends the process. A request's own error
+        is no fault."""
+        if isinstance(error, ServiceError):
+            self._owner.fail(run, error)
+            return
+        log.error("request %s: %s", run.request.id, describe(error), exc_info=error)
         self._n_faults += 1
         self._owner.fail(run)
         if isinstance(error, ModelFatal):

@@ -29,11 +29,10 @@ class Teller:
             return
         queue.has_newcomers, self._looked_at = False, now
         is_full = len(queue.runs) >= queue.max_streams
-        n_tokens = 0
+        first_s = queue.predict_s(queue.waiting) if any(each.wants_progress for each in queue.waiting) else []
         for place, request in enumerate(queue.waiting, 1):
-            n_tokens += len(request.prompt_tokens)
             if request.wants_progress and (is_full or request not in followers):
-                self._tell(request, place, queue.predict_s(n_tokens, place), 0)
+                self._tell(request, place, first_s[place - 1], 0)
 
     def tell_running(self, run: Run, row_s: float) -> None:
         """As if it had begun with what its client may know of, and no more. row_s: what a prompt token costs."""

@@ -37,7 +37,7 @@ def _stamp(path: Path) -> list[int]:
 def _sample(path: Path) -> str:
     """A digest of parts of the file, from its first byte to its last: the kernel's clock stands still for some
     milliseconds, and some file systems keep no ctime. All of a 4 GB model would take seconds of each start; this takes
-    0.2 ms, or a few from a disk."""
+    0.3 ms when it is in memory, and 17 reads when it is not."""
     digest = hashlib.sha256()
     with open(path, "rb", buffering=0) as file:
         last = max(os.fstat(file.fileno()).st_size - SAMPLE_BYTES, 0)

@@ -126,9 +126,7 @@ class LlamaModel(LlamaVocabulary):
         return read_logprob(self._lib, self._context.handle, self, index, token, n_top)
 
     def make_sampler(self, params: SamplingParams, seed: int, prompt: Sequence[int]) -> Sampler:
-        grammar = self.make_grammar(params.grammar) if params.grammar else None
-        context = self._context.handle
-        return LlamaSampler(self._lib, context, self.n_vocab, self.n_context, params, seed, prompt, grammar)
+        return LlamaSampler(self._lib, self._context.handle, self.n_vocab, self.n_context, params, seed, prompt)
 
     def save(self, sequence: int) -> memoryview:
         return state.save(self._lib, self._context.handle, sequence)

@@ -6,7 +6,6 @@ Read-only once loaded, so any thread may use it.
 from __future__ import annotations
 
 import ctypes
-import json
 from typing import Any
 
 from ..errors import ModelError
@@ -41,26 +40,6 @@ class LlamaVocabulary:
 
     def is_end(self, token: int) -> bool:
         return bool(self._lib.llama_vocab_is_eog(self._vocab, token))
-
-    def json_grammar(self, schema: dict[str, Any] | None) -> str:
-        from llama_cpp.llama_grammar import JSON_GBNF, json_schema_to_gbnf
-
-        if schema is None:
-            return JSON_GBNF
-        try:
-            return json_schema_to_gbnf(json.dumps(schema))
-        except Exception as error:  # the converter raises whatever happens to go wrong in it
-            raise ValueError(f"{type(error).__name__}: {error}") from error
-
-    def check_grammar(self, grammar: str) -> None:
-        self._lib.llama_sampler_free(self.make_grammar(grammar))
-
-    def make_grammar(self, grammar: str) -> Any:
-        """llama.cpp's sampler for a grammar; raises ValueError."""
-        link = self._lib.llama_sampler_init_grammar(self._vocab, grammar.encode(), b"root") if grammar.strip() else None
-        if not link:
-            raise ValueError("llama.cpp cannot parse this grammar (GBNF with a rule named root)")
-        return link
 
     def piece(self, token: int, special: bool) -> bytes:
         """The bytes of a token; special: markers too."""

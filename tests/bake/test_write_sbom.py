@@ -8,6 +8,7 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from scripts.bake import write_sbom
+from scripts.files import REPOSITORY
 from scripts.models.catalog import Model, load_catalog
 from scripts.problem import Problem
 
@@ -86,8 +87,8 @@ def test_what_scanners_do_not_see_is_listed():
     engine = parts["llama.cpp"]
     assert engine["purl"] == "pkg:github/ggml-org/llama.cpp@0c1e57098"
     assert {"name": "llamakiln:taken_from_sha256", "value": "8" * 64} in engine["properties"]
-    changed = ("amx/amx.cpp", "amx/mmq.cpp", "arch/x86/repack.cpp", "arch/x86/vnni_product.h")
-    changed += ("grouped_attention.h", "ops.cpp", "repack.cpp")
+    headers = [path.name for path in (REPOSITORY / "scripts/libllama/kernels").glob("*.h")]
+    changed = sorted(["amx/amx.cpp", "amx/mmq.cpp", *headers, "ops.cpp", "repack.cpp"])
     notes = ", ".join(f"ggml/src/ggml-cpu/{name}" for name in changed)
     assert engine["pedigree"]["notes"] == f"{notes}: by scripts/libllama/patch.py"
     assert parts["OpenBLAS"]["version"] == "0.3.20"

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from .measure import Answer
 
@@ -23,11 +24,13 @@ MAX_RETRY_AFTER_S = 5.0
 
 @dataclass(frozen=True)
 class Ask:
-    """A question: text to continue, greedily. leaves_after: its client vanishes after so many pieces; None: never."""
+    """A question: text to continue, greedily. leaves_after: its client vanishes after so many pieces; None: never.
+    schema: what the answer must be, as JSON; None: anything."""
 
     prompt: str
     max_tokens: int
     leaves_after: int | None = None
+    schema: dict[str, Any] | None = None
 
 
 class Client:
@@ -124,6 +127,7 @@ class Client:
             "temperature": 0,
             "stream": True,
             "stream_options": {"include_usage": True},
+            **({"json_schema": ask.schema} if ask.schema else {}),
         }
         connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
         response = connection.getresponse()

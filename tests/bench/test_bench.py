@@ -28,14 +28,15 @@ def test_runner_measures_our_service_and_writes_its_results(tmp_path):
         "--quick",
         *(str(word) for pair in options.items() for word in pair),
     ]
-    command += ["--peers", "--workloads", "single", "long-prompt", "vanish", "overload"]
+    command += ["--peers", "--workloads", "single", "structured-8", "long-prompt", "vanish", "overload"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert "exec to first token" in done.stdout and "verdict" in done.stdout
     document = json.loads((tmp_path / "results.json").read_text())
     numbers = document["servers"]["llamakiln"]
-    assert set(numbers) == {"start", "single", "long-prompt", "vanish", "overload", "all"}
+    assert set(numbers) == {"start", "single", "structured-8", "long-prompt", "vanish", "overload", "all"}
     assert numbers["single"]["n_answers"] == QUICK.singles and numbers["single"]["n_tokens"] > 0
+    assert numbers["structured-8"]["n_short"] == 0 and numbers["structured-8"]["of_free"] > 0
     assert numbers["all"]["n_broken"] == 0 and numbers["overload"]["n_disorderly"] == 0
     assert (tmp_path / "comparison.svg").read_text().startswith("<svg") and (tmp_path / "table.txt").exists()
 

@@ -6,6 +6,7 @@ workload what it computed in another, and every server meets the same. Knows no 
 
 from __future__ import annotations
 
+import math
 import random
 import re
 import threading
@@ -31,6 +32,23 @@ WORDS = re.findall(
     fresh friend front fruit future game
     """,
 )
+
+# More people than an answer has room for.
+PEOPLE = {
+    "type": "array",
+    "minItems": 1000,
+    "items": {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string", "maxLength": 40},
+            "age": {"type": "integer", "minimum": 0, "maximum": 120},
+            "role": {"enum": ["reader", "writer", "owner"]},
+            "tags": {"type": "array", "items": {"type": "string", "pattern": "^[a-z]{1,12}$"}, "maxItems": 3},
+        },
+        "required": ["name", "age", "role"],
+        "additionalProperties": False,
+    },
+}
 
 # The service level of goodput; a reader of text on a small machine.
 MAX_TTFT_S = 10.0
@@ -114,6 +132,20 @@ def distinct(client: Client, size: Size) -> Outcome:
     answers = run_closed(client, asks, 8, size.limit_s)
     share = measure.python_share(before, client.get("/metrics")[1])
     return {**common(answers), "python_share": share}, answers
+
+
+def structured(client: Client, size: Size) -> Outcome:
+    """8 clients who want JSON of a schema, which lets no answer end early; before that they ask the same freely."""
+    rng = random.Random("structured")
+    prompts = [text(rng, size.small) for _ in range(size.requests)]
+    client.ask(Ask("warm", 4, schema=PEOPLE))
+    free = run_closed(client.again(), [Ask(prompt, size.out) for prompt in prompts], 8, size.limit_s)
+    answers = run_closed(client, [Ask(prompt, size.out, schema=PEOPLE) for prompt in prompts], 8, size.limit_s)
+    numbers = common(answers)
+    return {
+        **numbers,
+        "of_free": measure.throughput(free) / numbers["tok_s"] if numbers["tok_s"] else math.inf,
+    }, answers
 
 
 def turns(client: Client, size: Size) -> Outcome:
@@ -229,6 +261,7 @@ WORKLOADS: dict[str, Callable[[Client, Size], Outcome]] = {
     "shared-8": lambda client, size: shared(client, size, 8),
     "shared-16": lambda client, size: shared(client, size, 16),
     "distinct-8": distinct,
+    "structured-8": structured,
     "turns-4": turns,
     "long-prompt": long,
     "vanish": vanish,

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -133,3 +134,20 @@ def test_ci_calls_the_two_commands_of_the_readme():
     first = re.findall(r"^make \w+", re.search(r"```sh\n(.*?)```", README, re.S)[1], re.M)
     in_ci = re.findall(r"^make \w+", (REPOSITORY / ".ci" / "run").read_text(), re.M)
     assert sorted(first) == sorted(in_ci) == ["make image", "make test"]
+
+
+def test_every_row_of_the_faults_names_what_runs_it():
+    """service/README.md: a scenario of `make stress`, or a file of tests that is there."""
+    from tests.stress import faults, load
+
+    text = (REPOSITORY / "service" / "README.md").read_text()
+    rows = re.findall(r"^\| .+ \|$", re.search(r"^## Faults\n(.*?)(?=^## )", text, re.M | re.S)[1], re.M)[1:]
+    files = {Path(file).stem for file in tracked_files()}
+    named = set()
+    for row in rows:
+        last = row.rstrip(" |").rsplit("|", 1)[1]
+        scenarios, tests = set(re.findall(r"`([^`]+)`", last)), set(re.findall(r"\btest_\w+", last))
+        assert scenarios or tests, row
+        assert scenarios <= {*load.SCENARIOS, *faults.SCENARIOS} and tests <= files, row
+        named |= scenarios
+    assert set(faults.SCENARIOS) <= named

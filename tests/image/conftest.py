@@ -20,6 +20,8 @@ ANSWER_TIMEOUT_S = 120  # under emulation a node is 15 times slower than it will
 TEST_TIMEOUT_S = 900  # so reading its facts takes minutes on a busy host
 DESELECTED = {
     "test_restart.py": "kills and reboots the node: only with --disruptive",
+    "test_faults.py": "takes disk, memory, network and clock from the node: only with --faults",
+    "test_sandbox.py": "tries what the unit must deny: only with --faults",
     "test_copies.py": "compares two fresh copies: only with --copies A.json B.json",
 }
 
@@ -33,6 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--node-cpu", choices=("a1", "a2"), help="the CPU it was booted with (default: whatever it shows)")
     group.addoption("--node-fresh", action="store_true", help="this is its first boot, from a fresh copy made by us")
     group.addoption("--disruptive", action="store_true", help="also kill the service and reboot the node")
+    group.addoption("--faults", action="store_true", help="break the node in every way instead")
     group.addoption("--facts-out", type=Path, help="write the node's facts to this JSON file")
     group.addoption("--copies", nargs=2, type=Path, help="facts of two fresh copies to compare; needs no node")
 
@@ -57,6 +60,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def is_wanted(file: str, config: pytest.Config) -> bool:
     if config.getoption("--copies", None):
         return file == "test_copies.py"
+    if file in ("test_faults.py", "test_sandbox.py"):
+        return config.getoption("--faults")
     if file == "test_restart.py":
         return config.getoption("--disruptive")
     return file != "test_copies.py"

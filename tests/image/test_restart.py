@@ -1,30 +1,10 @@
 """The service comes back by itself: after kill -9, after a crash of NGINX, and after a reboot. Disruptive: opt-in."""
 
-import time
-
-import httpx
 import pytest
 
-BACK_WITHIN_S = 900  # under emulation on 2 cores that three other jobs wanted, one reboot took longer than 600 s
+from tests.image.node import BACK_WITHIN_S, is_ready, main_pid, wait_until
+
 pytestmark = pytest.mark.timeout(2 * BACK_WITHIN_S)
-
-
-def wait_until(what, is_so, timeout_s=BACK_WITHIN_S):
-    deadline = time.monotonic() + timeout_s
-    while not is_so():
-        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
-        time.sleep(1)
-
-
-def is_ready(web):
-    try:
-        return web.get("/readyz", timeout=15).status_code == 200
-    except httpx.TransportError:
-        return False
-
-
-def main_pid(host, unit):
-    return int(host.run(f"systemctl show -P MainPID {unit}").stdout)
 
 
 def test_service_is_back_after_kill_9(host, web):

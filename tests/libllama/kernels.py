@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-F32, F16, Q4_0, Q8_0, Q4_K, Q6_K = 0, 1, 2, 8, 12, 14  # enum ggml_type
+F32, F16, Q4_0, Q8_0, Q4_K, Q6_K, I32 = 0, 1, 2, 8, 12, 14, 26  # enum ggml_type
+QUANTIZED = (Q4_0, Q8_0, Q4_K, Q6_K)
 MEMORY_BYTES = 64 << 20
 EXACT = 2e-5  # greatest error of sums in 32 bits: ours
 ROUGH = 4e-3  # of values added up in 16 bits, or of queries in 8 bits: ggml's own kernels
@@ -81,18 +82,26 @@ ATTENTION = [
 
 @dataclass(frozen=True)
 class Product:
-    """rows x n_in values by weights of n_in x n_out in a quantized type."""
+    """rows x n_in values by weights of n_in x n_out in a quantized type. experts: each row is multiplied by the weights
+    of `chosen` of so many, as in sparse models; is_shared: one row by all of its experts, else each has its own."""
 
     kind: int
     rows: int
     n_in: int = 512
     n_out: int = 96
     threads: int = 2
+    experts: int = 0
+    chosen: int = 2
+    is_shared: bool = True
     tolerance: float = 1e-5  # share of the greatest value: sums are in another order
 
 
 PRODUCTS = [
-    *(Product(kind, rows) for kind in (Q4_0, Q8_0, Q4_K, Q6_K) for rows in (*range(1, 19), 29, 30, 31, 32, 45, 61)),
+    *(Product(kind, rows) for kind in QUANTIZED for rows in (*range(1, 19), 29, 30, 31, 32, 45, 61, 130)),
+    *(Product(kind, rows, threads=threads) for kind in QUANTIZED for rows in (1, 7) for threads in (1, 3, 4)),
+    *(Product(kind, 5, n_out=8) for kind in QUANTIZED),  # fewer columns than threads' shares
+    *(Product(kind, rows, experts=7) for kind in QUANTIZED for rows in (1, 2, 40)),
+    *(Product(kind, 9, experts=3, chosen=3, is_shared=False, threads=4) for kind in QUANTIZED),
     Product(Q4_0, 7, threads=1),
     Product(Q4_0, 15, threads=7),
     Product(Q4_0, 3, n_out=8),
@@ -120,6 +129,7 @@ class Ggml:
             "ggml_build_forward_expand": (None, [pointer, pointer]),
             "ggml_quantize_chunk": (ctypes.c_size_t, [ctypes.c_int, pointer, pointer, *[number] * 3, pointer]),
             "ggml_mul_mat": (pointer, [pointer, pointer, pointer]),
+            "ggml_mul_mat_id": (pointer, [pointer, pointer, pointer, pointer]),
             "ggml_row_size": (ctypes.c_size_t, [ctypes.c_int, number]),
             "ggml_backend_alloc_ctx_tensors_from_buft": (pointer, [pointer, pointer]),
             "ggml_backend_tensor_set": (None, [pointer, pointer, ctypes.c_size_t, ctypes.c_size_t]),
@@ -260,31 +270,45 @@ def attention_error(case: Attention, ggml: Ggml) -> float:
 
 
 def product(case: Product, ggml: Ggml) -> tuple[Any, Any] | None:
-    """Both products, as arrays of rows x n_out: by rearranged weights, by those in the file. More rows begin with the
-    same rows. None: this CPU's weights of this type stay as they are."""
+    """Both products, as arrays of rows x n_out (x chosen experts): by rearranged weights, by those in the file. More
+    rows begin with the same rows. None: this CPU's weights of this type stay as they are."""
     random = np.random.default_rng(20261127)
-    weights = random.standard_normal((case.n_out, case.n_in), np.float32)
-    values = random.standard_normal((case.rows, case.n_in), np.float32)
-    raw = np.zeros(case.n_out * ggml.ggml_row_size(case.kind, case.n_in), np.uint8)
-    ggml.ggml_quantize_chunk(case.kind, weights.ctypes.data, raw.ctypes.data, 0, case.n_out, case.n_in, None)
+    n_experts = max(case.experts, 1)
+    weights = random.standard_normal((n_experts * case.n_out, case.n_in), np.float32)
+    n_own = 1 if case.is_shared or not case.experts else case.chosen
+    values = random.standard_normal((case.rows * n_own, case.n_in), np.float32)
+    chosen = np.array([random.permutation(n_experts)[: case.chosen] for _ in range(case.rows)], np.int32)
+    raw = np.zeros(len(weights) * ggml.ggml_row_size(case.kind, case.n_in), np.uint8)
+    ggml.ggml_quantize_chunk(case.kind, weights.ctypes.data, raw.ctypes.data, 0, len(weights), case.n_in, None)
 
     context, apart = (ggml.ggml_init(_InitParams(MEMORY_BYTES, None, is_empty)) for is_empty in (False, True))
     buffer = None
     try:
-        plain = ggml.ggml_new_tensor_4d(context, case.kind, case.n_in, case.n_out, 1, 1)
-        ggml.fill(plain, raw)
-        rows = ggml.ggml_new_tensor_4d(context, F32, case.n_in, case.rows, 1, 1)
-        ggml.fill(rows, values)
-        expected = ggml.result(context, ggml.ggml_mul_mat(context, plain, rows), case.threads)
 
-        rearranged = ggml.ggml_new_tensor_4d(apart, case.kind, case.n_in, case.n_out, 1, 1)
+        def multiply(by: int) -> int:
+            if not case.experts:
+                rows = ggml.ggml_new_tensor_4d(context, F32, case.n_in, case.rows, 1, 1)
+                ggml.fill(rows, values)
+                return ggml.ggml_mul_mat(context, by, rows)
+            rows = ggml.ggml_new_tensor_4d(context, F32, case.n_in, n_own, case.rows, 1)
+            ggml.fill(rows, values)
+            ids = ggml.ggml_new_tensor_4d(context, I32, case.chosen, case.rows, 1, 1)
+            ggml.fill(ids, chosen)
+            return ggml.ggml_mul_mat_id(context, by, rows, ids)
+
+        plain = ggml.ggml_new_tensor_4d(context, case.kind, case.n_in, case.n_out, n_experts, 1)
+        ggml.fill(plain, raw)
+        expected = ggml.result(context, multiply(plain), case.threads)
+
+        rearranged = ggml.ggml_new_tensor_4d(apart, case.kind, case.n_in, case.n_out, n_experts, 1)
         buffer = ggml.ggml_backend_alloc_ctx_tensors_from_buft(apart, ggml.buffer_kinds[-1])
-        node = ggml.ggml_mul_mat(context, rearranged, rows)
+        node = multiply(rearranged)
         if not ggml.ggml_backend_dev_supports_op(ggml.device, node):
             return None
         ggml.ggml_backend_tensor_set(rearranged, raw.ctypes.data, 0, raw.nbytes)
         found = ggml.result(context, node, case.threads)
-        return found.reshape(case.rows, case.n_out), expected.reshape(case.rows, case.n_out)
+        shape = (case.rows, -1)
+        return found.reshape(shape), expected.reshape(shape)
     finally:
         if buffer:
             ggml.ggml_backend_buffer_free(buffer)

@@ -13,8 +13,6 @@ import pytest
 from service.llama import library
 from tests.libllama import kernels
 
-EVERYWHERE = (kernels.Q4_0, kernels.Q4_K)  # the types that ggml rearranges on every CPU we build for
-
 
 @pytest.fixture(scope="module")
 def folder() -> Path:
@@ -34,21 +32,21 @@ def test_attention_is_its_formula(ggml, case):
 
 @pytest.mark.parametrize(
     "case",
-    [case for case in kernels.PRODUCTS if case.kind in EVERYWHERE],
-    ids=lambda case: f"type {case.kind}, {case.rows} rows of {case.n_out}, {case.threads} threads",
+    kernels.PRODUCTS,
+    ids=lambda case: f"type {case.kind}, {case.rows} x {case.n_out}, {case.threads} threads, {case.experts} experts",
 )
 def test_rearranged_weights_give_the_same_product(ggml, case):
     """Whatever the number of rows is, filled up or not."""
     assert kernels.error(case, ggml) <= case.tolerance
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="our product is for x86-64; ggml's own make no such promise")
-@pytest.mark.parametrize("rows", [4, 7, 12, 13, 20, 32])
-def test_a_row_has_the_same_product_in_company(ggml, rows):
-    """To the last bit: a single row is multiplied by ggml's kernel, more of them by ours (vnni_product.h)."""
+@pytest.mark.parametrize("kind", kernels.QUANTIZED)
+@pytest.mark.parametrize("rows", [2, 3, 7, 13, 32])
+def test_a_row_has_the_same_product_in_company(ggml, kind, rows):
+    """To the last bit, so that what a batch holds besides changes no answer."""
     shape = {"n_in": 2048, "n_out": 40, "threads": 1}
-    alone, _ = kernels.product(kernels.Product(kernels.Q4_0, 1, **shape), ggml)
-    among, _ = kernels.product(kernels.Product(kernels.Q4_0, rows, **shape), ggml)
+    alone, _ = kernels.product(kernels.Product(kind, 1, **shape), ggml)
+    among, _ = kernels.product(kernels.Product(kind, rows, **shape), ggml)
     assert np.array_equal(among[0], alone[0])
 
 

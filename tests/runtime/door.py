@@ -43,7 +43,7 @@ def write_configuration(directory: Path, port: int, backend_port: int) -> Path:
     for old, new in {
         "user www-data;": "user root;" if os.geteuid() == 0 else "",
         "pid /run/nginx.pid;": f"pid {directory}/nginx.pid;",
-        f"error_log {log} error;": f"error_log {directory}/error.log error;",
+        f"error_log {log} crit;": f"error_log {directory}/error.log crit;",
         f"access_log {log} llamakiln;": f"access_log {directory}/access.log llamakiln;",
         "server 127.0.0.1:8080 ": f"server 127.0.0.1:{backend_port} ",
         "listen 80 default_server;": f"listen 127.0.0.1:{port} default_server;",

@@ -226,7 +226,7 @@ def test_too_many_requests_from_one_address_are_429(down: Nginx):
 def test_clients_behind_a_load_balancer_are_told_apart(down: Nginx):
     """On loopback the forwarded address must not be believed; the private ranges of a VCN must."""
     httpx.get(down.url + "/nope", headers={"X-Forwarded-For": "203.0.113.9"})
-    wait_until(lambda: '127.0.0.1 "GET /nope" 404' in down.access_log.read_text())
+    wait_until(lambda: '127.0.0.1 "GET /other" 404' in down.access_log.read_text())
     for network in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"):
         assert f"set_real_ip_from {network};" in CONF
     assert "127." not in "".join(re.findall("set_real_ip_from .*", CONF))

@@ -21,11 +21,12 @@ from service.api.status import Status
 from service.chat.prompt import Prompter
 from service.config import Config
 from service.config import load as load_config
+from service.engine.admission import reserve
 from service.engine.engine import Engine, Limits
 from service.metrics import Metrics
 from service.protocol import Model
 from service.request import Event, Request, SamplingParams
-from tests.fakes import FakeModel, Gate
+from tests.fakes import FakeConstrainer, FakeModel, Gate
 
 DEMO = Path(__file__).resolve().parents[2] / "packer" / "models" / "demo.gguf"
 
@@ -202,7 +203,7 @@ def run_service(
             app,
             host=config.host,
             port=0,
-            max_streams=(config.max_streams or 1) + config.max_queue,
+            max_accepted=(config.max_streams or 1) + config.max_queue + reserve(config.max_queue),
             max_body_bytes=config.max_body_bytes,
         )
         server.start(lambda error: None)
@@ -225,7 +226,8 @@ class ScriptedEngine:
     def __init__(self, *events: Event) -> None:
         self.model = FakeModel()
         self.prompter = Prompter(self.model)
-        self.is_ready = True
+        self.constrainer = FakeConstrainer()
+        self.is_ready, self.state = True, "ready"
         self.script = events
         self.requests: list[Request] = []
         self.cancelled: list[int] = []

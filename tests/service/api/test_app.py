@@ -11,14 +11,18 @@ from typing import Any
 import pytest
 
 from service.api import page
+from service.api import reply as reply_room
 from service.api.app import make_app
 from service.api.keys import Keys
 from service.api.status import COARSE, PRIVATE
 from service.api.watch import Watch
+from service.chat.constraint import Grammar
+from service.chat.length import FIRST_CHARACTERS
+from service.engine.request_queue import Phase
 from service.errors import ServiceError
 from service.metrics import Metrics
 from service.request import Done, Failed, FinishReason, Piece, Progress, Request, SamplingParams
-from tests.fakes import ANSWER, BOS, FakeModel, Gate
+from tests.fakes import ANSWER, BOS, FakeConstraint, FakeModel, Gate
 from tests.service.door import Door, Running, ScriptedEngine, make_config, parse_events, run_service, script, wait_until
 
 HELLO = {"messages": [{"role": "user", "content": "hi"}]}
@@ -518,18 +522,36 @@ def test_what_a_body_says_reaches_the_engine():
     more = {"logit_bias": {"97": -100}, "logprobs": True, "top_logprobs": 2, "grammar": "root ::= [a]", "seed": 3}
     door.post("/v1/chat/completions", {**HELLO, **body, **more, "stop": "x", "max_tokens": 9})
     assert engine.requests[0].params == SamplingParams(
-        max_tokens=9, **body, seed=3, stop=("x",), logit_bias=((97, -100.0),), n_logprobs=2, grammar="root ::= [a]"
+        max_tokens=9,
+        **body,
+        seed=3,
+        stop=("x",),
+        logit_bias=((97, -100.0),),
+        n_logprobs=2,
+        constraint=FakeConstraint(Grammar("grammar", gbnf="root ::= [a]")),
     )
 
 
-def test_response_format_becomes_the_models_grammar():
-    engine, door = script(Piece("{}"), ended())
-    door.post("/v1/chat/completions", {**HELLO, "response_format": {"type": "json_object"}})
-    assert engine.requests[0].params.grammar == "root ::= object"
+def test_response_format_binds_the_answer(service: Running):
+    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "additionalProperties": False}
+    schema["required"] = ["ok"]
+    asked = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+    reply = service.door.post("/v1/chat/completions", {**HELLO, "response_format": asked})
+    assert json.loads(reply.json["choices"][0]["message"]["content"]) == {"ok": False}
+
+
+def test_each_choice_has_a_constraint_of_its_own(service: Running):
+    body = {**HELLO, "n": 3, "grammar": 'root ::= "You" [a-z ]+ ": ha"'}
+    choices = service.door.post("/v1/chat/completions", body).json["choices"]
+    assert {choice["message"]["content"] for choice in choices} == {"You said: ha"}
+
+
+def test_schema_that_cannot_be_kept_is_refused_by_its_name(service: Running):
     hiccup = {"type": "json_schema", "json_schema": {"schema": {"type": "hiccup"}}}
-    reply = door.post("/v1/chat/completions", {**HELLO, "response_format": hiccup})
+    reply = service.door.post("/v1/chat/completions", {**HELLO, "response_format": hiccup})
     assert (reply.status, reply.error["code"]) == (400, "invalid_grammar")
     assert reply.error["param"] == "response_format.json_schema.schema"
+    assert reply.error["message"] == "response_format.json_schema.schema: Invalid type: hiccup"
 
 
 def test_defaults_are_the_models_and_models_tell_them():
@@ -658,3 +680,48 @@ def test_head_is_get_without_a_body(service: Running):
 def test_options_tells_what_is_allowed(service: Running):
     assert service.door.call("OPTIONS", "/generate").headers["Allow"] == "POST"
     assert service.door.call("OPTIONS", "/nope").status == 404
+
+
+def test_a_stuck_engine_is_not_ready_and_its_node_lives():
+    engine, door = script()
+    engine.is_ready, engine.state, engine.phase = False, "stuck", Phase.READY
+    reply = door.get("/readyz")
+    assert (reply.status, reply.json, reply.headers["Retry-After"]) == (503, {"status": "stuck"}, "5")
+    assert door.get("/healthz").status == 200
+    assert door.get("/status.json").json["status"] == "stuck"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/generate", {"prompt": "x" * 60000}, "messages"),
+        ("/v1/completions", {"prompt": "x" * 60000}, "prompt"),
+        ("/v1/completions", {"prompt": ["x", "x" * 50000]}, "prompt"),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x" * 60000}]}, "messages"),
+    ],
+)
+def test_a_text_far_too_long_is_refused_by_its_beginning(path: str, body: dict[str, Any], param: str):
+    """A megabyte cost a tokenizer up to ten seconds of a core before its length was looked at."""
+    engine, door = script()
+    read: list[int] = []
+    tokenize = engine.model.tokenize
+    engine.model.tokenize = lambda text, **how: read.append(len(text)) or tokenize(text, **how)
+    reply = door.post(path, body)
+    assert (reply.status, reply.error["code"], reply.error["param"]) == (400, "context_length_exceeded", param)
+    assert "more than 512 tokens" in reply.error["message"]
+    assert sum(read) <= FIRST_CHARACTERS * engine.model.n_context + 10
+
+
+def test_a_long_reply_is_written_in_pieces(service: Running, monkeypatch: pytest.MonkeyPatch):
+    """One call of json's C code would hold the interpreter for most of a second: a megabyte of one-byte tokens."""
+    sizes: list[int] = []
+    dumps = reply_room.json.dumps
+    content = "ab" * 30000
+    body = json.dumps({"content": content, "with_pieces": True}).encode()
+    monkeypatch.setattr(reply_room.json, "dumps", lambda *a, **k: sizes.append(len(text := dumps(*a, **k))) or text)
+    reply = service.door.post("/tokenize", body)
+    assert "".join(token["piece"] for token in reply.json["tokens"]) == content
+    assert max(sizes) < 100 * reply_room.BATCH
+    monkeypatch.undo()
+    tokens = [token["id"] for token in reply.json["tokens"]][:15000]
+    assert service.door.post("/detokenize", {"tokens": tokens}).json == {"content": content[:15000]}

@@ -37,7 +37,7 @@ def service() -> Iterator[Running]:
 
 def connect(app: Callable[..., Any], key: str = "none") -> openai.OpenAI:
     http = httpx.Client(transport=httpx.WSGITransport(app=app))
-    return openai.OpenAI(base_url="http://node/v1", api_key=key, max_retries=0, http_client=http)
+    return openai.OpenAI(base_url="http://localhost/v1", api_key=key, max_retries=0, http_client=http)
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_structured_output_of_the_clients_helper_reaches_the_model():
     engine, door = script(Piece('{"x":5}'), DONE)
     answer = connect(door.app).chat.completions.parse(model="m", messages=HI, response_format=Point)
     assert answer.choices[0].message.parsed == Point(x=5)
-    assert engine.requests[0].params.grammar == "root ::= schema"
+    assert engine.requests[0].params.constraint.grammar.schema["required"] == ["x"]
 
 
 def test_tokens_are_a_prompt_as_good_as_their_text(client: openai.OpenAI, service: Running):
@@ -177,6 +177,7 @@ def test_response_formats(service: Running, format: dict[str, Any], status: int)
         ({"json_schema": {"const": "42"}}, 200),
         ({"grammar": 'root ::= "a"{5,5}'}, 200),
         ({"grammar": "this is (not valid GBNF"}, 400),
+        ({"json_schema": {"type": "array", "uniqueItems": True}}, 400),
     ],
 )
 def test_grammars(service: Running, body: dict[str, Any], status: int):

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jsonschema
 import pytest
@@ -19,7 +20,7 @@ from hypothesis import HealthCheck, Phase, settings
 from service.api import openapi
 from service.api.app import OPEN_PATHS
 from service.api.content import MAX_MESSAGES
-from tests.fakes import FakeModel
+from tests.fakes import FakeConstrainer, FakeModel
 from tests.service.door import Running, make_config, run_service
 
 ROOMY = {"max_tokens": 4, "max_queue": 32, "max_body_bytes": 1 << 20}
@@ -34,7 +35,11 @@ class RoomyModel(FakeModel):
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[Running]:
-    with run_service(RoomyModel(n_context=1 << 20, max_batch=1 << 20), **ROOMY) as running:
+    """No schema says which schemas and grammars can be kept."""
+    with (
+        mock.patch("service.engine.engine.Constrainer", FakeConstrainer),
+        run_service(RoomyModel(n_context=1 << 20, max_batch=1 << 20), **ROOMY) as running,
+    ):
         yield running
 
 

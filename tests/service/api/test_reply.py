@@ -7,6 +7,8 @@ import math
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from service.api import reply
 from service.api.reply import ChatReply, CompletionReply, GenerateReply
@@ -174,3 +176,33 @@ def test_pieces_of_tokens_are_text_or_bytes():
 
 def test_bodies_are_json_for_every_logprob():
     assert "Infinity" not in reply.dump(json.loads(reply.dump(chat().piece(Piece("hi", (SAID,))))))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(), inner, max_size=5),
+)
+
+
+@given(JSON, st.integers(1, 3))
+def test_pieces_together_are_the_same_json(body: Any, batch: int):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reply, "BATCH", batch)
+        patch.setattr(reply, "MAX_CHARACTERS", 2)
+        assert "".join(reply.pieces(body)) == reply.dump(body)
+
+
+def test_no_piece_holds_more_than_a_batch():
+    """8 choices of 4096 tokens with 20 likeliest beside each are 700,000 objects."""
+    logprob = {"token": "x", "logprob": -1.5, "bytes": [120], "top_logprobs": [{"token": "y"}] * 20}
+    choices = [{"index": i, "logprobs": {"content": [logprob] * 300}} for i in range(2)]
+    size = len(reply.dump(logprob))
+    assert max(map(len, reply.pieces({"choices": choices, "text": "x" * 10**6}))) <= max(
+        (size + 1) * reply.BATCH, reply.MAX_CHARACTERS
+    )
+
+
+@given(st.binary(), st.integers(1, 4))
+def test_bytes_of_tokens_are_decoded_as_one(data: bytes, size: int):
+    parts = [data[i : i + size] for i in range(0, len(data), size)]
+    assert reply.decode(parts) == data.decode("utf-8", "replace")

@@ -40,7 +40,7 @@ def post_raw(service: Running, body: dict[str, object], version: str = "1.1") ->
     """A client that has asked and can vanish."""
     data = json.dumps(body).encode()
     client = socket.create_connection(("127.0.0.1", service.server.port), 10)
-    head = f"POST /generate HTTP/{version}\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head = f"POST /generate HTTP/{version}\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     client.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
     return client
 
@@ -95,7 +95,7 @@ def test_client_that_has_ended_its_sending_gets_its_answer(
 def test_client_that_ends_its_sending_gets_all_that_it_asked_for(held: Running, gate: Gate):
     """Two requests in one go, and half of a third that never comes."""
     client = post_raw(held, {"prompt": "x"})
-    client.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /heal")
+    client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET /heal")
     client.shutdown(socket.SHUT_WR)
     gate.open_for_ever()
     assert read_all(client).count(b"HTTP/1.1 200 OK") == 2
@@ -165,7 +165,7 @@ def test_health_answers_while_every_place_is_taken(held: Running):
 
 
 def test_threads_follow_from_the_queue(held: Running):
-    assert len(held.server.task_dispatcher.threads) == 1 + 2 + SPARE_THREADS
+    assert len(held.server.task_dispatcher.threads) == 1 + 2 + 1 + SPARE_THREADS
 
 
 def test_body_limit_is_exact_and_its_error_is_json():
@@ -228,9 +228,18 @@ def test_bad_http_is_a_json_400(held: Running, data: bytes):
 def test_whatever_is_asked_for_is_refused_in_json(held: Running, line: bytes, status: int):
     """Bottle's and waitress's own answers are HTML and plain text."""
     with socket.create_connection(("127.0.0.1", held.server.port), 10) as client:
-        client.sendall(line + b"\r\nHost: \xff:99999[\r\nConnection: close\r\n\r\n")
+        client.sendall(line + b"\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         head, _, body = read_all(client).partition(b"\r\n\r\n")
     assert int(head.split()[1]) == status and b"Content-Type: application/json" in head
+    assert json.loads(body)["error"]["message"]
+
+
+@pytest.mark.parametrize("host", [b"\xff:99999[", b"a b", b"x" * 9000, b"localhost\x00.example"])
+def test_whatever_host_is_named_is_refused_in_json(held: Running, host: bytes):
+    with socket.create_connection(("127.0.0.1", held.server.port), 10) as client:
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: " + host + b"\r\nConnection: close\r\n\r\n")
+        head, _, body = read_all(client).partition(b"\r\n\r\n")
+    assert int(head.split()[1]) in (400, 421) and b"Content-Type: application/json" in head
     assert json.loads(body)["error"]["message"]
 
 

@@ -17,7 +17,7 @@ NOWHERE = Path("/nonexistent")
 
 
 def read_rows(given: Status) -> list[dict[str, Any]]:
-    return [dict(zip(COLUMNS, row, strict=True)) for row in given.body("ready", {})["history"]["rows"]]
+    return [dict(zip(COLUMNS, row, strict=True)) for row in given.body("ready", {}, {})["history"]["rows"]]
 
 
 def test_rows_are_differences_of_the_numbers():
@@ -62,11 +62,11 @@ def test_numbers_do_not_tell_how_much_of_a_prompt_was_known():
     metrics.watch("llm_kv_cache_tokens", "", lambda: cells[0])
     metrics.watch("llm_kv_cache_usage_ratio", "", lambda: cells[0] / 32768)
     given = Status(metrics, image=NOWHERE)
-    before = given.body("ready", {})["metrics"]
+    before = given.body("ready", {}, {})["metrics"]
     cells[0] += 20
     metrics.cached_tokens.inc(20)
     metrics.rows.observe(20)
-    assert given.body("ready", {})["metrics"] == before
+    assert given.body("ready", {}, {})["metrics"] == before
     assert before["llm_kv_cache_tokens"] == 1024 and before["llm_kv_cache_usage_ratio"] == 0.03
 
 
@@ -74,13 +74,13 @@ def test_uptime_is_told():
     clock = FakeClock()
     watched = Status(Metrics(), image=NOWHERE, clock=clock)
     clock.now += 61.25
-    assert watched.body("ready", {})["uptime_s"] == pytest.approx(61.25, abs=0.1)
+    assert watched.body("ready", {}, {})["uptime_s"] == pytest.approx(61.25, abs=0.1)
 
 
 def test_image_tells_known_facts_only(tmp_path: Path):
     path = tmp_path / "image.json"
     path.write_text(json.dumps({"version": "0.1.0", "model": {"name": "demo"}, "secret": "x"}))
-    body = Status(Metrics(), image=path).body("ready", {})
+    body = Status(Metrics(), image=path).body("ready", {}, {})
     assert body["image"] == {"version": "0.1.0", "model": {"name": "demo"}}
 
 

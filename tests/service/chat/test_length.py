@@ -23,27 +23,27 @@ class Counting(FakeModel):
 
 def test_a_megabyte_is_refused_by_its_beginning():
     model = Counting()
-    assert is_too_long(model, "a" * 1_000_000, 100)
+    assert is_too_long(model, "a" * 1_000_000, 100, parse_special=True)
     assert model.n_read == FIRST_CHARACTERS * 100
 
 
 def test_short_text_is_not_read_at_all():
     model = Counting()
-    assert not is_too_long(model, "a" * FIRST_CHARACTERS * 100, 100)
+    assert not is_too_long(model, "a" * FIRST_CHARACTERS * 100, 100, parse_special=True)
     assert model.n_read == 0
 
 
 def test_text_of_few_tokens_is_never_refused():
     model = Counting(skips=" ")
-    assert not is_too_long(model, " " * 100_000 + "a" * 100, 100)
+    assert not is_too_long(model, " " * 100_000 + "a" * 100, 100, parse_special=True)
 
 
 @pytest.mark.parametrize("n_more", [0, 5])
 def test_doubt_is_left_to_the_exact_count(n_more: int):
-    assert not is_too_long(Counting(skips=" "), "a" * (100 + n_more) + " " * 10_000, 100)
+    assert not is_too_long(Counting(skips=" "), "a" * (100 + n_more) + " " * 10_000, 100, parse_special=True)
 
 
 def test_what_is_read_is_at_most_twice_the_text():
     model = Counting(skips=" ")
-    is_too_long(model, " " * 100_000, 100)
+    is_too_long(model, " " * 100_000, 100, parse_special=True)
     assert model.n_read < 200_000

@@ -14,23 +14,38 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from service.chat.constraint import Grammar
 from service.chat.prompt import Prompter
-from service.engine.cost import MIN_STREAMS
+from service.engine.cost import GRID, MIN_STREAMS
 from service.engine.engine import RENEW_S, REST_S, Engine, Limits
 from service.engine.request_queue import Phase
 from service.engine.step import MAX_FAULTS
 from service.engine.teller import TELL_S
-from service.errors import ClientGone, Draining, ModelError, ModelFatal, NoRoom, NotReady, QueueFull, TimedOut
+from service.errors import (
+    ClientGone,
+    ConstraintFailed,
+    Draining,
+    ModelError,
+    ModelFatal,
+    NoRoom,
+    NotReady,
+    QueueFull,
+    TimedOut,
+)
 from service.metrics import Metrics
 from service.request import Done, Event, Failed, FinishReason, Piece, Progress, Request, SamplingParams, Timings
-from tests.fakes import TEMPLATE, FakeClock, FakeModel, FakeSampler, echo
+from tests.fakes import TEMPLATE, FakeClock, FakeConstraint, FakeModel, FakeSampler, echo
 from tests.service.door import make_engine, make_request, wait_until
 
 
-def load(model: FakeModel, **changes: Any) -> Engine:
-    """With a clock that stands still."""
+def load(model: FakeModel, *, is_known: bool = True, **changes: Any) -> Engine:
+    """With a clock that stands still, and on a machine that is known to compute any step in no time, unless it is to be
+    measured."""
     engine = make_engine(model, **{"clock": FakeClock(), **changes})
     engine.load()
+    for rows in GRID if is_known and not changes.get("measures") else ():
+        if rows <= model.max_batch:
+            engine._cost.measured(rows, 1e-6)
     return engine
 
 
@@ -305,6 +320,23 @@ def test_too_many_faults_in_a_row_are_fatal():
         run(engine, 1)
 
 
+class Unfollowable(FakeConstraint):
+    def accept(self, token: int) -> bool:
+        raise ConstraintFailed("too many items")
+
+
+def test_answer_that_its_constraint_gives_up_fails_alone_and_is_no_fault_of_the_model():
+    engine = load(FakeModel(lambda prompt: "y" * 60))
+    other = submit(engine, max_tokens=60)
+    for _ in range(MAX_FAULTS * 2):
+        request = submit(engine, constraint=Unfollowable(Grammar("x")))
+        run(engine, 3)
+        _, end = outcome(request)
+        assert isinstance(end, Failed) and (end.error.status, end.error.code) == (400, "grammar_failed")
+    run(engine)
+    assert outcome(other)[0] == "y" * 60 and engine.is_ready
+
+
 def test_success_in_between_resets_the_count():
     model = FakeModel()
     engine = load(model)
@@ -563,6 +595,38 @@ def test_full_cache_puts_the_youngest_back_and_nothing_is_lost():
     assert b"llm_preemptions_total 0.0" not in metrics.text()
 
 
+def test_constraint_goes_on_where_its_answer_was_put_back():
+    metrics = Metrics()
+    engine = load(FakeModel(lambda prompt: "n" * 99, n_context=100, n_cells=110), metrics=metrics)
+    words = "".join(chr(97 + i % 26) for i in range(50))
+    constraint = engine.constrainer.make(Grammar("x", gbnf=f'root ::= "{words}"'))
+    requests = [submit(engine, word, max_tokens=60, constraint=constraint.copy()) for word in ("a", "b")]
+    run(engine)
+    assert [outcome(request)[0] for request in requests] == [words] * 2
+    assert b"llm_preemptions_total 0.0" not in metrics.text()
+
+
+def test_answer_that_its_limit_cuts_says_so():
+    engine = load(FakeModel(lambda prompt: "n"))
+    constraint = engine.constrainer.make(Grammar("x", gbnf='root ::= "abcdef"'))
+    request = submit(engine, max_tokens=4, constraint=constraint)
+    run(engine)
+    text, end = outcome(request)
+    assert text == "abcd" and end.reason is FinishReason.LENGTH
+
+
+def test_guesses_keep_to_the_constraint():
+    metrics = Metrics()
+    engine = load(FakeModel(lambda prompt: "one two " * 20), speculates=True, metrics=metrics)
+    for rows in (1, 2, 4, 8):
+        engine._cost.measured(rows, 1)  # a guess costs nothing
+    constraint = engine.constrainer.make(Grammar("x", gbnf='root ::= "one two one two one two one tea" ""'))
+    request = submit(engine, "say it", constraint=constraint)
+    run(engine)
+    assert outcome(request)[0] == "one two one two one two one tea"
+    assert metrics.numbers()["llm_drafted_tokens_total"] > 0
+
+
 def test_retired_sequences_give_way_to_new_requests():
     model = FakeModel(lambda prompt: "y", n_context=100, n_cells=200, n_sequences=4)
     engine = load(model)
@@ -584,7 +648,7 @@ def test_no_room_in_the_model_is_not_a_fault():
 
 
 def test_wait_beyond_the_limit_is_refused_with_the_time():
-    engine = load(FakeModel(), max_wait_s=30, max_queue=50, max_streams=1, step_s=20)
+    engine = load(FakeModel(), is_known=False, max_wait_s=30, max_queue=50, max_streams=1, step_s=20)
     engine._cost.measured(16, 16.0)  # a second per token: a prompt of 11 takes 11 s
     submit(engine, "x" * 50)  # alone, so it is taken
     with pytest.raises(QueueFull, match="LLM_MAX_WAIT_S=30") as caught:
@@ -647,7 +711,7 @@ def test_progress_is_told_on_change_and_not_with_every_step():
     engine._queue.predict_s = lambda *args: (looked.append(args), predict(*args))[1]
     run(engine, 100)
     assert [[event.place for event in events(request)] for request in waiting] == [[i] for i in range(2, 32)]
-    assert len(looked) == 30  # and nothing was computed for nobody
+    assert len(looked) == 1  # for all of them, and never again
     clock.now += TELL_S
     run(engine, 10)
     assert not any(events(request) for request in waiting)  # nothing has changed
@@ -826,7 +890,7 @@ def test_machine_is_measured_when_idle_and_remembered(tmp_path: Path):
     clock.now += REST_S
     run(engine, 40)
     known = json.loads((tmp_path / "steps.json").read_text())
-    assert known["steps"] == {str(n): pytest.approx(n * 0.004) for n in (1, 2, 4, 8, 12, 16)}
+    assert known["steps"] == {str(n): [pytest.approx(n * 0.004)] for n in (1, 2, 4, 8, 12, 16)}
     assert known["flash_attention"] is True
     assert engine.max_streams == MIN_STREAMS  # more rows bring no more here
     assert engine.model.n_used_cells == 0 and engine._cache.n_free_sequences == engine.model.n_sequences
@@ -1056,3 +1120,115 @@ def test_every_accepted_request_has_exactly_one_end(
         elif not has_faults:
             assert got[-1].error.code in ("client_gone", "timeout", "draining")
     assert model.n_open_samplers == 0 and model.is_closed
+
+
+def test_an_engine_that_does_not_beat_is_stuck_until_it_does():
+    clock, metrics = FakeClock(), Metrics()
+    engine = load(FakeModel(), clock=clock, metrics=metrics)
+    assert (engine.is_ready, engine.state) == (True, "ready")
+    clock.now += 1000
+    assert (engine.is_ready, engine.state, engine.phase) == (False, "stuck", Phase.READY)
+    assert metrics.numbers()["llm_engine_stuck"] == 1
+    engine.step(idle_s=0)
+    assert (engine.is_ready, engine.state) == (True, "ready")
+
+
+def test_a_stuck_engine_that_drains_is_draining():
+    clock = FakeClock()
+    engine = load(FakeModel(), clock=clock)
+    clock.now += 1000
+    engine.drain()
+    assert engine.state == "draining"
+
+
+def ask(engine: Engine, client: str, prompt: str = "hi", **params: Any) -> Request:
+    request = make_request(engine, prompt, **params)
+    request.client = client
+    engine.submit([request])
+    return request
+
+
+def test_a_greedy_client_waits_for_its_turn():
+    """It filled the queue first; the others begin before its second."""
+    engine = load(FakeModel(), max_streams=1, max_queue=8)
+    greedy = [ask(engine, "g", f"g{i}") for i in range(5)]
+    polite = [ask(engine, client, client) for client in "ab"]
+    began: list[Request] = []
+    for _ in range(500):
+        engine.step(idle_s=0)
+        began += [r for r in (*greedy, *polite) if r.started_at is not None and r not in began]
+    assert began[:3] == [greedy[0], *polite] and len(began) == 7
+
+
+def test_who_has_every_stream_makes_way_and_loses_nothing():
+    model = FakeModel(n_cells=4096)
+    engine = load(model, max_streams=3, max_queue=8)
+    greedy = [ask(engine, "g", "long question " + str(i)) for i in range(3)]
+    run(engine, 20)
+    polite = ask(engine, "p")
+    engine.step(idle_s=0)
+    engine.step(idle_s=0)
+    assert polite.started_at is not None and engine.n_running == 3
+    run(engine)
+    assert outcome(polite)[0] == "You said: hi"
+    for i, request in enumerate(greedy):
+        text, end = outcome(request)
+        assert text == f"You said: long question {i}" and isinstance(end, Done)
+    assert model.n_open_samplers == 0
+
+
+def test_making_way_settles_and_nobody_is_put_back_again_and_again():
+    metrics = Metrics()
+    engine = load(FakeModel(), max_streams=2, max_queue=8, metrics=metrics)
+    for i in range(4):
+        ask(engine, "g", f"question {i}")
+    run(engine, 5)
+    for client in "abc":
+        ask(engine, client, f"question of {client}")
+    run(engine)
+    assert metrics.numbers()["llm_preemptions_total"] == 1  # from two of g to one; afterwards all have at most one
+    assert engine.n_running == engine.n_waiting == 0
+
+
+def test_one_client_that_fills_the_queue_keeps_nobody_out():
+    engine = load(FakeModel(), max_streams=1, max_queue=4)
+    ask(engine, "g")
+    engine.step(idle_s=0)
+    for _ in range(4):
+        ask(engine, "g")
+    with pytest.raises(QueueFull):
+        ask(engine, "g")
+    ask(engine, "a")
+    ask(engine, "b")
+    with pytest.raises(QueueFull):
+        ask(engine, "c")
+
+
+def test_expected_wait_is_what_is_ahead_in_turn():
+    """A polite client is not refused for a queue that it will not stand in."""
+    engine = load(FakeModel(), is_known=False, max_streams=1, max_queue=8, max_wait_s=3)
+    for rows in (1, 2, 4, 8, 12, 16):
+        engine._cost.measured(rows, 0.1)  # an answer of ten tokens, half of what may be, takes a second
+    ask(engine, "g", max_tokens=20)
+    engine.step(idle_s=0)
+    for _ in range(2):
+        ask(engine, "g", max_tokens=20)
+    with pytest.raises(QueueFull):
+        [ask(engine, "g", max_tokens=20) for _ in range(2)]
+    ask(engine, "p", max_tokens=20)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.tuples(st.sampled_from("gab"), st.integers(0, 9), st.integers(1, 30)), max_size=25))
+def test_whoever_asks_in_whatever_order_each_ends_once_and_whole(asked: list[tuple[str, int, int]]):
+    model = FakeModel(n_cells=1024)
+    engine = load(model, max_streams=3, max_queue=40, max_queue_tokens=100_000)
+    requests = []
+    for client, n_steps, n in asked:
+        requests.append((ask(engine, client, "x" * n), "You said: " + "x" * n))
+        run(engine, n_steps)
+    run(engine, 1500)
+    for request, expected in requests:
+        text, end = outcome(request)
+        assert text == expected and isinstance(end, Done)
+    assert engine.n_running == engine.n_waiting == 0 and model.n_open_samplers == 0

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from service.chat.constraint import Grammar
 from service.config import MAX_AUTO_CONTEXT
 from service.engine.engine import Engine
 from service.llama import library
@@ -121,7 +122,8 @@ def test_guesses_save_steps_and_change_nothing():
         engine.load()
         for rows in (1, 2, 4):
             engine._cost.measured(rows, 1.0)  # a guess costs nothing
-        request = ask(engine, "Count.", max_tokens=200, grammar=grammar)
+        constraint = engine.constrainer.make(Grammar("grammar", gbnf=grammar))
+        request = ask(engine, "Count.", max_tokens=200, constraint=constraint)
         n_steps.append(0)
         while engine.n_running or engine.n_waiting:
             engine.step(idle_s=0)

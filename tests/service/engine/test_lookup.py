@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from service.engine.cost import Measured, StepCost
 from service.engine.lookup import MAX_ROWS, PROBE_EVERY, SIZES, Guess, find
 
-CHEAP = StepCost(0.2, 64, Measured({1: 0.02, 2: 0.021, 4: 0.022, 8: 0.023}))
-DEAR = StepCost(0.2, 64, Measured({1: 0.02, 2: 0.039, 4: 0.078, 8: 0.15}))
+CHEAP = StepCost(0.2, 64, Measured({1: [0.02], 2: [0.021], 4: [0.022], 8: [0.023]}))
+DEAR = StepCost(0.2, 64, Measured({1: [0.02], 2: [0.039], 4: [0.078], 8: [0.15]}))
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_guess_never_goes_beyond_the_room_or_a_small_step():
 
 def test_wrong_guesses_end_the_guessing_and_it_tries_again_later():
     guess = Guess()
-    dearer = StepCost(0.2, 64, Measured({1: 0.02, 2: 0.03, 4: 0.04}))
+    dearer = StepCost(0.2, 64, Measured({1: [0.02], 2: [0.03], 4: [0.04]}))
     assert guess.choose_size(dearer, 1, 100) == 3
     for _ in range(20):
         guess.observe(3, 0)

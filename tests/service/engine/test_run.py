@@ -8,6 +8,7 @@ import pytest
 
 from service.engine.prefix import CacheSequence
 from service.engine.run import Lead, Run
+from service.protocol import NO_TOKEN
 from service.request import Event, FinishReason, Piece, Request, SamplingParams
 from tests.fakes import EOS, FakeModel
 
@@ -53,6 +54,10 @@ def test_end_of_the_model_is_no_text():
     run = make()
     assert run.take(FakeModel(), EOS, 0) is FinishReason.STOP
     assert run.tokens == list(b"ab") and run.request.n_output_tokens == 0
+
+
+def test_answer_that_no_token_can_end_ends():
+    assert make().take(FakeModel(), NO_TOKEN, 0) is FinishReason.STOP
 
 
 def test_full_context_ends_the_answer():

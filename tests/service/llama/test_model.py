@@ -10,6 +10,7 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ import numpy as np
 import pytest
 
 from service import store
+from service.chat.constraint import Constrainer, Grammar
 from service.chat.prompt import Prompter
 from service.config import MAX_AUTO_CONTEXT
-from service.errors import ModelError, ModelFatal, NoRoom
+from service.errors import ConstraintFailed, ModelError, ModelFatal, NoRoom
 from service.llama import library
 from service.llama.model import LlamaModel, read_ahead
-from service.protocol import Chunk
+from service.protocol import NO_TOKEN, Chunk
 from service.request import SamplingParams
 from tests.service.door import run_service, wait_until
 
@@ -242,11 +244,25 @@ def test_saved_state_is_taken_back_by_the_next_start(model: LlamaModel, tmp_path
     other.close()
 
 
+YES_OR_NO = Grammar("x", gbnf='root ::= ("yes" | "no") "!"')
+
+
+def bind(model: LlamaModel, grammar: Grammar, **params: Any) -> SamplingParams:
+    constrainer = Constrainer(model, check=lambda text, is_json: None)
+    return SamplingParams(**{"max_tokens": 99, "temperature": 0, **params, "constraint": constrainer.make(grammar)})
+
+
+def again(params: SamplingParams) -> SamplingParams:
+    """For another answer."""
+    assert params.constraint is not None
+    return replace(params, constraint=params.constraint.copy())
+
+
 def test_grammar_binds_the_answer(model: LlamaModel):
     tokens = Prompter(model).encode("Is it?")
-    bound = SamplingParams(max_tokens=9, temperature=1.5, grammar='root ::= ("yes" | "no") "!"')
-    for seed in range(5):
-        assert until_end(model, tokens, bound, seed) in (b"yes!", b"no!")
+    bound = bind(model, YES_OR_NO, temperature=1.5)
+    answers = [until_end(model, tokens, again(bound), seed) for seed in (*range(5), 3)]
+    assert set(answers) <= {b"yes!", b"no!"} and answers[3] == answers[5]
 
 
 def until_end(model: LlamaModel, tokens: list[int], params: SamplingParams, seed: int = 0) -> bytes:
@@ -262,17 +278,72 @@ def until_end(model: LlamaModel, tokens: list[int], params: SamplingParams, seed
     return said
 
 
-def test_json_schema_binds_the_answer(model: LlamaModel):
-    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
-    bound = SamplingParams(max_tokens=99, temperature=0, grammar=model.json_grammar(schema))
-    said = json.loads(until_end(model, Prompter(model).encode("Is it?"), bound))
-    assert list(said) == ["ok"] and isinstance(said["ok"], bool)
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"enum": ["😀", "a\nb"]}, "age": {"type": "integer", "minimum": 0, "maximum": 10}},
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
 
 
-@pytest.mark.parametrize("grammar", ["", "answer ::= [a-z]", "root ::= nothing", "root ::= root root"])
-def test_unusable_grammar_is_refused(model: LlamaModel, grammar: str):
-    with pytest.raises(ValueError, match="cannot parse this grammar"):
-        model.check_grammar(grammar)
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {"temperature": 1.5, "top_k": 1},
+        {"temperature": 2.0, "top_p": 0.1, "repeat_penalty": 1.5},
+        {"frequency_penalty": 2.0, "presence_penalty": 2.0},
+        {"logit_bias": ((5, 100.0), (6, -100.0))},
+    ],
+)
+def test_json_schema_binds_the_answer_with_any_sampling(model: LlamaModel, params: dict[str, Any]):
+    tokens, bound = Prompter(model).encode("Is it?"), bind(model, Grammar("x", schema=PERSON), **params)
+    for seed in range(3):
+        said = json.loads(until_end(model, tokens, again(bound), seed))
+        assert list(said) == ["name", "age"] and said["name"] in ("😀", "a\nb") and 0 <= said["age"] <= 10
+
+
+def test_without_a_refusal_a_constraint_changes_nothing(model: LlamaModel):
+    tokens = Prompter(model).encode_chat([{"role": "user", "content": "What is Llamakiln?"}])
+    free = SamplingParams(max_tokens=99, temperature=0.7)
+    bound = bind(model, Grammar("x", gbnf="root ::= .*"), temperature=0.7)
+    assert until_end(model, tokens, bound, 4) == until_end(model, tokens, free, 4) != b""
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_answer_whose_end_is_banned_ends_all_the_same(model: LlamaModel, temperature: float):
+    """json_object with logit_bias false on the end token ended the process."""
+    ends = tuple((token, -math.inf) for token in range(model.n_vocab) if model.is_end(token))
+    bound = bind(model, Grammar("x", gbnf='root ::= "yes"'), temperature=temperature, logit_bias=ends)
+    tokens = Prompter(model).encode("Is it?")
+    model.decode([Chunk(0, 0, tokens, 1)])
+    sampler, said, row = model.make_sampler(bound, 0, tokens), b"", len(tokens) - 1
+    for n in range(len(tokens), len(tokens) + 3):
+        token = sampler.sample(row)
+        if token == NO_TOKEN:
+            break
+        said += model.token_bytes(token)
+        model.decode([Chunk(0, n, [token], 1)])
+        row = 0
+    assert token == NO_TOKEN or sampler.sample(row) == NO_TOKEN
+    assert said == b"yes"
+
+
+def test_answer_that_can_neither_go_on_nor_end_fails(model: LlamaModel):
+    banned = tuple((token, -math.inf) for token in range(model.n_vocab) if model.token_bytes(token)[:1] in (b"y", b"n"))
+    tokens = Prompter(model).encode("Is it?")
+    model.decode([Chunk(0, 0, tokens, 1)])
+    sampler = model.make_sampler(bind(model, YES_OR_NO, logit_bias=banned), 0, tokens)
+    with pytest.raises(ConstraintFailed, match="banned by logit_bias"):
+        sampler.sample(len(tokens) - 1)
+
+
+def test_every_token_may_be_banned(model: LlamaModel):
+    """llama.cpp aborts the process when nothing is left to draw from."""
+    everything = SamplingParams(max_tokens=9, logit_bias=tuple((token, -math.inf) for token in range(model.n_vocab)))
+    tokens = Prompter(model).encode("Is it?")
+    model.decode([Chunk(0, 0, tokens, 1)])
+    assert model.make_sampler(everything, 0, tokens).sample(len(tokens) - 1) == NO_TOKEN
 
 
 def test_logprobs_add_up_and_name_the_choice(model: LlamaModel):
@@ -350,8 +421,7 @@ def test_quiet_model_is_silent_while_it_loads_and_not_after(is_quiet: bool, capl
     with caplog.at_level(logging.DEBUG):
         model = make(is_quiet=is_quiet)
         n_loading = count()
-        with pytest.raises(ValueError, match="cannot parse"):
-            model.check_grammar("root ::= missing")
+        model._open_context(model.has_flash_attention, is_quiet=False)
         assert count() > n_loading
     model.close()
     assert (n_loading == 0) == is_quiet
