@@ -26,13 +26,14 @@ def relay(tmp_path: Path, tenancy: Tenancy, monkeypatch: pytest.MonkeyPatch) -> 
     with Relay(tenancy.port, tmp_path) as running:
         for name, value in running.environment.items():
             monkeypatch.setenv(name, value)
-        monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+        for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):  # the first that is set is trusted
+            monkeypatch.delenv(name, raising=False)
         yield running
 
 
-def test_client_without_an_endpoint_reaches_the_tenancy(relay: Relay, tenancy: Tenancy) -> None:
+def test_client_without_an_endpoint_reaches_the_tenancy(relay: Relay, tenancy: Tenancy, monkeypatch) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(relay.certificate))
     client = oci.identity.IdentityClient(tenancy.config, retry_strategy=oci.retry.NoneRetryStrategy())
-    client.base_client.session.verify = str(relay.certificate)
     assert len(client.list_availability_domains(TENANCY).data) == 3
     assert relay.hosts == [f"identity.{REGION}.oci.oraclecloud.com"]
 
