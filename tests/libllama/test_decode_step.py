@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.libllama import decode_step
+from scripts.libllama import decode_step, patch
 from service.llama import library
 
 
@@ -31,13 +31,15 @@ def test_this_machine_s_own_set_lives(bench):
 
 
 def test_rearranged_weights_are_in_the_step(bench, tmp_path):
-    """Those are the kernels that differ from CPU to CPU; by AMX or not, K-quants and Q4_0 are rearranged everywhere."""
+    """Those are the kernels that differ from CPU to CPU; these are rearranged wherever we have products."""
     decode_step.write_model(tmp_path / "tiny.gguf")
     command = [bench, "-m", "tiny.gguf", "-p", "1", "-n", "0", "-r", "1", "-t", "2", "--no-warmup", "-v"]
     said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stderr
-    rearranged = {int(layer) for layer in re.findall(r"repack tensor blk\.(\d+)\.ffn_down", said)}
-    layers = list(decode_step.TYPES)
-    assert {"Q4_0", "Q4_K"} <= {layers[layer] for layer in rearranged}
+    n_weights = decode_step.WIDTH * (
+        5 * decode_step.WIDTH + 2 * decode_step.WIDTH * decode_step.KV_HEADS // decode_step.HEADS
+    )
+    sizes = [n_weights // block * size for _, block, size in map(decode_step.TYPES.get, patch.AMX_LEAVES)]
+    assert float(re.search(r"CPU_REPACK model buffer size = +([\d.]+) MiB", said)[1]) >= sum(sizes) / 2**20
 
 
 @pytest.mark.parametrize("fault", ["SIGILL", "SIGSEGV", "SIGBUS", "SIGFPE", "SIGABRT", "SIGTRAP"])
