@@ -228,6 +228,7 @@ class ScriptedEngine:
         self.prompter = Prompter(self.model)
         self.constrainer = FakeConstrainer()
         self.is_ready, self.state = True, "ready"
+        self.prices: dict[str, Any] = {}
         self.script = events
         self.requests: list[Request] = []
         self.cancelled: list[int] = []
