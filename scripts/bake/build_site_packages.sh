@@ -21,8 +21,9 @@ if [ ! -d "$out" ]; then
   trap 'rm -rf "$work"' EXIT
   sed '/^llama-cpp-python==/,/^[^ ]/{/^llama-cpp-python==/d;/^ /d}' service/requirements.txt >"$work/locked.txt"
   log "python packages: aarch64 wheels for Python $version"
+  # Ubuntu 22.04 has glibc 2.35, and every other base a newer one (packer/bases.toml).
   "$PYTHON" -m uv pip install --quiet --target "$work/site" --python "$PYTHON" --python-version "$version" \
-    --python-platform aarch64-manylinux_2_28 --only-binary :all: --require-hashes --no-deps --link-mode copy \
+    --python-platform aarch64-manylinux_2_35 --only-binary :all: --require-hashes --no-deps --link-mode copy \
     --requirement "$work/locked.txt" >&2 || die "the aarch64 wheels could not be fetched" "check the network, then run again"
   # The binding is pure Python once nothing is compiled; its wheel is tagged for this machine only because CMake ran.
   printf 'llama-cpp-python==%s --hash=sha256:%s\n' "$LLAMA_CPP_PYTHON_VERSION" "$LLAMA_CPP_PYTHON_SHA256" >"$work/locked.txt"
